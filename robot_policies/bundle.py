@@ -1,0 +1,391 @@
+"""A bundle: the directory in which a policy travels from training to the robot.
+
+    NAME/policy.json     the contract, and `files`: the SHA-256 of every other file
+         policy.onnx     the graph, which carries the contract in its metadata
+         golden.npz      a recorded run (>= 32 steps, with a reset) that must replay
+         training.yaml   the resolved configuration that made it
+         README.md       the model card
+         calibration.npz optional: reference features for out-of-distribution scores
+         policy.sig      optional: ed25519 signature of policy.json
+
+Hashes detect corruption; only a verified signature says who made a bundle. Everything is read
+once, hashed, and used from memory, so that what was checked is what runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robot_policies.contract import Contract
+from robot_policies.strict import ContractError, Violation, parse_json
+
+GRAPH = "policy.onnx"
+REQUIRED = (GRAPH, "golden.npz", "training.yaml", "README.md")
+OPTIONAL = ("calibration.npz",)
+MAX_FILE_BYTES = 1_000_000_000
+MIN_GOLDEN_STEPS = 32
+
+_COPY = "copy the whole bundle again from where it was exported"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A recorded run of the graph, B environments side by side, used as its regression test."""
+
+    reset: np.ndarray
+    """[T] bool: the recurrent state was reset before this step (the first step always is)."""
+    observation: np.ndarray
+    """[T, B, To, Do] float32: assembled observation vectors."""
+    action: np.ndarray
+    """[T, B, Ta, Da] float32: the graph's raw output."""
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    """Output name -> [T, B, *shape] float32: the recurrent state after the step."""
+    noise: dict[str, np.ndarray] = field(default_factory=dict)
+    """Input name -> [T, B, *shape] float32."""
+
+    def to_bytes(self) -> bytes:
+        """Serialise as npz, with the same bytes for the same content."""
+        arrays = {"reset": self.reset, "observation": self.observation, "action": self.action}
+        arrays |= {f"state/{name}": value for name, value in self.state.items()}
+        arrays |= {f"noise/{name}": value for name, value in self.noise.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_bytes(content: bytes, contract: Contract) -> Golden:
+        """Read and check against the contract; raises ContractError with every violation."""
+        arrays = _load_arrays("golden.npz", content)
+        violations = list(_golden_violations(arrays, contract))
+        if violations:
+            raise ContractError(violations)
+        return Golden(
+            reset=arrays["reset"],
+            observation=arrays["observation"],
+            action=arrays["action"],
+            state={state.output: arrays[f"state/{state.output}"] for state in contract.state},
+            noise={noise.name: arrays[f"noise/{noise.name}"] for noise in contract.noise},
+        )
+
+
+@dataclass(frozen=True)
+class PolicyBundle:
+    """A bundle whose files were read and hashed (`read`), or have just been written (`write`)."""
+
+    path: Path
+    contract: Contract
+    files: dict[str, str]
+    """File name -> SHA-256."""
+    content: dict[str, bytes] = field(repr=False)
+    signed_by: str | None = None
+    """The trusted public key (hex) whose signature was verified, if one was demanded."""
+
+    @property
+    def golden(self) -> Golden:
+        """The recorded run (ContractError where it does not fit the contract)."""
+        return Golden.from_bytes(self.content["golden.npz"], self.contract)
+
+
+def resolve(name: str | Path) -> Path:
+    """Path of a bundle: a path is taken as it is, zoo:NAME is looked up in the zoo's folders."""
+    if not str(name).startswith("zoo:"):
+        return Path(name)
+    found = [folder / str(name)[4:] for folder in zoo_folders()]
+    for path in found:
+        if (path / "policy.json").is_file():
+            return path
+    expected = "one of " + ", ".join(zoo_names()) if zoo_names() else "a bundle in the zoo"
+    mend = "make zoo:raptor with `robot-policies import raptor`, or give the bundle's path"
+    raise ContractError([Violation(str(name), expected, "no such bundle", mend)])
+
+
+def zoo_folders() -> tuple[Path, Path]:
+    """Folders of zoo bundles: those that came with the package, then the user's own."""
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(__file__).parent / "zoo", Path(data) / "robot_policies" / "zoo"
+
+
+def zoo_names() -> list[str]:
+    """Every zoo:NAME that can be loaded."""
+    paths = [path for folder in zoo_folders() for path in folder.glob("*/policy.json")]
+    return sorted({f"zoo:{path.parent.name}" for path in paths})
+
+
+def read(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> PolicyBundle:
+    """Read a bundle and check its hashes, its contract and, where keys are given, its signature.
+
+    Args:
+        name: a path or zoo:NAME.
+        trusted_keys: ed25519 public keys (PEM files); if any is given, a signature by one of
+            them is demanded.
+
+    Raises:
+        ContractError: with every violation.
+    """
+    path = resolve(name)
+    content = _read_files(path)
+    document = parse_json(content["policy.json"], "policy.json")
+    files = document.pop("files", None) if isinstance(document, dict) else None
+    violations = list(_hash_violations(files, content))
+    signed_by = None
+    try:
+        signed_by = _verify_signature(content, trusted_keys) if trusted_keys else None
+    except ContractError as error:
+        violations.extend(error.violations)
+    try:
+        contract = Contract.from_dict(document)
+    except ContractError as error:
+        raise ContractError([*error.violations, *violations]) from None
+    if violations:
+        raise ContractError(violations)
+    return PolicyBundle(path, contract, files or {}, content, signed_by)
+
+
+def write(
+    path: str | Path,
+    contract: Contract,
+    files: Mapping[str, bytes],
+    *,
+    replace: bool = False,
+    check: Callable[[Path], object] = read,
+) -> PolicyBundle:
+    """Write a bundle atomically: a crash leaves the old bundle or the new one, never half of one.
+
+    Args:
+        path: the bundle's directory; an existing one is kept unless `replace`.
+        contract: goes into policy.json together with the files' hashes.
+        files: name -> content of every other file.
+        replace: swap an existing bundle for the new one in one step.
+        check: called with the complete bundle before it gets its name; raising keeps the old.
+
+    Raises:
+        FileExistsError: the path exists and `replace` is False, or is no bundle.
+        ContractError: the files are not those of a bundle, or `check` refused them.
+    """
+    target = Path(path)
+    _refuse_overwrite(target, replace)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    document = json.loads(contract.to_json()) | {"files": hashes}
+    policy = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, so that the last step is a rename within one file system.
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        for name, content in {**files, "policy.json": policy.encode()}.items():
+            _write_synced(staging / name, content)
+        staging.chmod(0o755)
+        check(staging)
+        _put_in_place(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return read(target)
+
+
+def sign(name: str | Path, private_key: str | Path) -> Path:
+    """Sign policy.json (and so, by their hashes, all files) with an ed25519 key in a PEM file."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    bundle = read(name)
+    key = _load_key(private_key, private=True)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ContractError([_wrong_key(private_key, "an ed25519 private key in PEM")])
+    signature = {
+        "algorithm": "ed25519",
+        "public_key": key.public_key().public_bytes_raw().hex(),
+        "signature": key.sign(bundle.content["policy.json"]).hex(),
+    }
+    target = bundle.path / "policy.sig"
+    staging = target.with_name(".policy.sig.new")
+    _write_synced(staging, (json.dumps(signature, indent=1) + "\n").encode())
+    os.replace(staging, target)
+    return target
+
+
+# Reading.
+
+
+def _read_files(path: Path) -> dict[str, bytes]:
+    """All files of the directory by name; anything that is not a plain file is refused."""
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        mend = "give the bundle's directory, or zoo:NAME"
+        raise ContractError([Violation(str(path), "a bundle's directory", found, mend)])
+    violations, content = [], {}
+    for entry in sorted(path.iterdir()):
+        if entry.is_symlink() or not entry.is_file():
+            mend = "remove it: a bundle holds plain files only"
+            violations.append(Violation(entry.name, "a plain file", "something else", mend))
+        elif entry.stat().st_size > MAX_FILE_BYTES:
+            expected = f"at most {MAX_FILE_BYTES} bytes"
+            violations.append(Violation(entry.name, expected, f"{entry.stat().st_size}", _COPY))
+        else:
+            content[entry.name] = entry.read_bytes()
+    if "policy.json" not in content:
+        violations.append(Violation("policy.json", "the contract", "no such file", _COPY))
+    if violations:
+        raise ContractError(violations)
+    return content
+
+
+def _hash_violations(files: object, content: Mapping[str, bytes]) -> Iterator[Violation]:
+    if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
+        mend = "write the bundle with `robot-policies export`"
+        yield Violation("policy.json.files", "file name -> SHA-256", repr(files)[:80], mend)
+        return
+    for name in sorted({*REQUIRED, *files}):
+        if name not in files:
+            yield Violation(f"policy.json.files.{name}", "its SHA-256", "nothing", _COPY)
+        elif name not in (*REQUIRED, *OPTIONAL):
+            mend = "remove it: a bundle has no such file"
+            yield Violation(f"policy.json.files.{name}", "a bundle's file", repr(name), mend)
+        elif name not in content:
+            yield Violation(name, f"a file with SHA-256 {files[name][:12]}...", "nothing", _COPY)
+        elif (found := hashlib.sha256(content[name]).hexdigest()) != files[name]:
+            expected = f"SHA-256 {files[name][:12]}..."
+            yield Violation(name, expected, f"{found[:12]}...: the file was changed", _COPY)
+    for name in sorted(content.keys() - files.keys() - {"policy.json", "policy.sig"}):
+        mend = "remove it: weights and data outside the listed files are not checked"
+        yield Violation(name, "only the files that policy.json lists", "an extra file", mend)
+
+
+def _load_arrays(name: str, content: bytes) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception as error:  # numpy and zipfile raise many kinds for bytes that are not npz
+        found = f"{type(error).__name__}: {error}"
+        raise ContractError([Violation(name, "an npz of plain arrays", found, _COPY)]) from None
+
+
+def _golden_violations(
+    arrays: Mapping[str, np.ndarray], contract: Contract
+) -> Iterator[Violation]:
+    action = arrays.get("action", np.zeros((0, 0)))
+    steps, batch = action.shape[:2] if action.ndim >= 2 else (0, 0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "reset": (steps,),
+        "observation": (steps, batch, contract.observation_steps, contract.observation_size),
+        "action": (steps, batch, contract.chunk.steps, contract.action_size),
+    }
+    shapes |= {f"state/{s.output}": (steps, batch, *s.shape) for s in contract.state}
+    shapes |= {f"noise/{n.name}": (steps, batch, *n.shape) for n in contract.noise}
+    mend = "export the policy again"
+    for key in sorted(shapes.keys() | arrays.keys()):
+        where = f"golden.npz {key}"
+        kind = np.bool_ if key == "reset" else np.float32
+        if key not in shapes:
+            yield Violation(where, "no such array", "an extra array", mend)
+        elif key not in arrays:
+            yield Violation(where, f"an array {list(shapes[key])}", "nothing", mend)
+        elif arrays[key].shape != shapes[key] or arrays[key].dtype != kind:
+            found = f"{arrays[key].dtype} {list(arrays[key].shape)}"
+            yield Violation(where, f"{np.dtype(kind)} {list(shapes[key])}", found, mend)
+        elif not np.isfinite(arrays[key]).all():
+            yield Violation(where, "finite numbers", "others", mend)
+    if steps < MIN_GOLDEN_STEPS or batch < 1:
+        yield Violation("golden.npz", f">= {MIN_GOLDEN_STEPS} steps", f"{steps}", mend)
+    elif "reset" in arrays and arrays["reset"].shape == (steps,) and not arrays["reset"][0]:
+        yield Violation("golden.npz reset", "a reset before the first step", "none", mend)
+
+
+# Signatures.
+
+
+def _load_key(path: str | Path, private: bool) -> Any:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        content = Path(path).read_bytes()
+        if private:
+            return serialization.load_pem_private_key(content, password=None)
+        return serialization.load_pem_public_key(content)
+    except (OSError, ValueError, TypeError) as error:
+        kind = "private" if private else "public"
+        raise ContractError([_wrong_key(path, f"an ed25519 {kind} key in PEM", error)]) from None
+
+
+def _wrong_key(path: str | Path, expected: str, error: Exception | None = None) -> Violation:
+    found = str(error) if error else "another kind of key"
+    return Violation(str(path), expected, found, "make one: openssl genpkey -algorithm ed25519")
+
+
+def _verify_signature(content: Mapping[str, bytes], trusted_keys: Sequence[str | Path]) -> str:
+    """Return the trusted key that signed policy.json, or raise ContractError."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    keys = [_load_key(path, private=False) for path in trusted_keys]
+    mend = "sign it with `robot-policies sign`, by a key that this robot trusts"
+    if "policy.sig" not in content:
+        violation = Violation("policy.sig", "a signature by a trusted key", "no signature", mend)
+        raise ContractError([violation])
+    try:
+        document = parse_json(content["policy.sig"], "policy.sig")
+        signature = bytes.fromhex(document["signature"])  # type: ignore[index]
+    except (ContractError, ValueError, TypeError, KeyError):
+        found = "something unreadable"
+        raise ContractError([Violation("policy.sig", "a signature", found, mend)]) from None
+    for key in keys:
+        try:
+            if isinstance(key, Ed25519PublicKey):
+                key.verify(signature, content["policy.json"])
+                return key.public_bytes_raw().hex()
+        except InvalidSignature:
+            continue
+    found = "a signature by another key, or of another policy.json"
+    raise ContractError([Violation("policy.sig", "a signature by a trusted key", found, mend)])
+
+
+# Writing.
+
+
+def _refuse_overwrite(target: Path, replace: bool) -> None:
+    if not target.exists():
+        return
+    if not replace:
+        raise FileExistsError(f"{target} exists; give another path, or --replace to replace it")
+    if not (target / "policy.json").is_file():
+        raise FileExistsError(f"{target} exists and is no bundle; give another path")
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put_in_place(staging: Path, target: Path) -> None:
+    """Give the complete directory its name; an old one is exchanged for it in one system call."""
+    if target.exists():
+        _exchange(staging, target)
+    else:
+        os.rename(staging, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _exchange(left: Path, right: Path) -> None:
+    """Swap two directories atomically (Linux renameat2 with RENAME_EXCHANGE)."""
+    at_fdcwd, rename_exchange = -100, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(at_fdcwd, os.fsencode(left), at_fdcwd, os.fsencode(right), rename_exchange):
+        number = ctypes.get_errno()
+        hint = " (this file system cannot swap directories)" if number == errno.EINVAL else ""
+        raise OSError(number, f"cannot replace {right}{hint}; remove it and write again")

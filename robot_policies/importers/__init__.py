@@ -1,0 +1,1 @@
+"""Bundles from policies that others trained."""

@@ -1,0 +1,305 @@
+"""Run a bundle: numpy and ONNX Runtime only, one thread, no allocation worth naming per step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from robot_policies import bundle as bundles
+from robot_policies.bundle import GRAPH, Golden, PolicyBundle
+from robot_policies.contract import Contract
+from robot_policies.signals import ActionMap, ObservationBuffer
+from robot_policies.strict import ContractError, Violation, differences, parse_json
+
+METADATA_KEY = "robot_policies.contract"
+_EXPORT = "export the policy again"
+
+
+@dataclass
+class LastStep:
+    """What the newest step told besides its command."""
+
+    raw_action: np.ndarray
+    """[B, Ta, Da]: the graph's output before scale, offset and limits."""
+    feature: np.ndarray | None
+    """[B, F]: the features that out-of-distribution scores look at, where the graph gives them."""
+    inference_s: float
+    """Seconds from named signals to named commands."""
+
+
+class OnnxPolicy:
+    """A policy with the direct form: one graph, called once per step.
+
+    Observation [B, To, Do], recurrent state and noise go in; the action [B, Ta, Da] and the new
+    state come out. Buffers are bound once per reset, so a step allocates only its result.
+    """
+
+    def __init__(self, bundle: PolicyBundle) -> None:
+        """Open the graph (ContractError where it is not the one that the contract describes)."""
+        self.contract = bundle.contract
+        self._session = open_graph(bundle.content[GRAPH], bundle.contract)
+        self._static_batch = _batch_of(self._session)
+        self.reset()
+
+    def reset(
+        self, batch: int = 1, seed: int = 0, initial: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Start `batch` episodes: initial recurrent state, empty history, seeded noise.
+
+        Args:
+            batch: B, the number of robots side by side.
+            seed: of the noise (a policy without noise inputs does not depend on it).
+            initial: what to start from instead of the contract's values, by name:
+                "previous_action" [B, Da] (raw) or a recurrent state [B, *shape].
+
+        Raises:
+            ContractError: an unknown name or a wrong shape in `initial`, or a batch that the
+                graph cannot take.
+        """
+        if batch < 1 or self._static_batch not in (None, batch):
+            expected = "1 or more" if self._static_batch is None else f"{self._static_batch}"
+            mend = "use this batch, or export with a dynamic one"
+            raise ContractError([Violation("batch", expected, str(batch), mend)])
+        if not hasattr(self, "_observation") or len(self._raw) != batch:
+            self._bind(batch)
+        values = self._initial(dict(initial or {}), batch)
+        self._observation.reset(values.get("previous_action"))
+        for state in self.contract.state:
+            self._state[state.name][...] = values[state.name]
+        self._generator = np.random.default_rng(seed)
+
+    def step(self, signals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Advance one control period.
+
+        Args:
+            signals: every signal of the contract with source "robot", by name, [B, *shape].
+
+        Returns:
+            Commands by name, [B, Ta, *shape], in the contract's units and within its limits.
+
+        Raises:
+            ContractError: wrong names or shapes, or a value that is not finite. A refused input
+                changes nothing; after a refused output, reset before the next step.
+        """
+        started = time.perf_counter()
+        self._observation.push(signals)
+        for buffer in self._noise.values():
+            self._generator.standard_normal(out=buffer, dtype=np.float32)
+        self._session.run_with_iobinding(self._binding)
+        if self._flat.dot(self._zeros) != 0.0:
+            mend = "do not use this policy here; see its model card for the range it knows"
+            found = f"{self._raw.reshape(-1)}"
+            raise ContractError([Violation("action", "finite numbers", found, mend)])
+        for source, target in self._carry:
+            target[...] = source
+        raw = self._raw.copy()
+        command = self._actions(raw)
+        feature = None if self._feature is None else self._feature.copy()
+        self.last = LastStep(raw, feature, time.perf_counter() - started)
+        return command
+
+    def replay(self, golden: Golden) -> tuple[Golden, float]:
+        """Run the recorded observations again.
+
+        Returns:
+            What came out, and the largest absolute difference from the record (inf where a
+            number is not finite). The policy is reset by this.
+        """
+        steps, batch = golden.action.shape[:2]
+        action = np.empty_like(golden.action)
+        state = {name: np.empty_like(value) for name, value in golden.state.items()}
+        for index in range(steps):
+            if golden.reset[index]:
+                self.reset(batch)
+            self._observation.vector[...] = golden.observation[index]
+            for name, buffer in self._noise.items():
+                buffer[...] = golden.noise[name][index]
+            self._session.run_with_iobinding(self._binding)
+            for source, target in self._carry:
+                target[...] = source
+            action[index] = self._raw
+            for spec in self.contract.state:
+                state[spec.output][index] = self._state[spec.name]
+        self.reset()
+        found = Golden(golden.reset, golden.observation, action, state, golden.noise)
+        pairs = [(action, golden.action), *((state[k], v) for k, v in golden.state.items())]
+        difference = max(float(np.abs(left - right).max()) for left, right in pairs)
+        return found, difference if math.isfinite(difference) else math.inf
+
+    def _initial(self, given: dict[str, Any], batch: int) -> dict[str, np.ndarray]:
+        shapes = {state.name: (batch, *state.shape) for state in self.contract.state}
+        shapes["previous_action"] = (batch, self.contract.action_size)
+        violations = []
+        for name, value in given.items():
+            found = list(np.shape(value))
+            if name not in shapes:
+                expected, found = "one of " + ", ".join(shapes), "an unknown name"
+            elif tuple(found) != shapes[name]:
+                expected = str(list(shapes[name]))
+            elif np.isfinite(value).all():
+                continue
+            else:
+                expected, found = "finite numbers", "others"
+            mend = "correct the argument of reset"
+            violations.append(Violation(f"initial {name}", expected, str(found), mend))
+        if violations:
+            raise ContractError(violations)
+        for state in self.contract.state:
+            value = np.asarray(state.initial, np.float32).reshape(state.shape)
+            given.setdefault(state.name, np.broadcast_to(value, (batch, *state.shape)))
+        return given
+
+    def _bind(self, batch: int) -> None:
+        """Allocate the buffers for this batch and bind them to the session."""
+        contract = self.contract
+        self._state, self._noise, self._carry, self._feature = {}, {}, [], None
+        self._raw = np.zeros((batch, contract.chunk.steps, contract.action_size), np.float32)
+        self._observation = ObservationBuffer(contract, batch, previous_action=self._raw[:, 0])
+        self._actions = ActionMap(contract, batch)
+        self._flat, self._zeros = self._raw.reshape(-1), np.zeros(self._raw.size, np.float32)
+        outputs: dict[str, np.ndarray] = {"action": self._raw}
+        for state in contract.state:
+            self._state[state.name] = np.zeros((batch, *state.shape), np.float32)
+            outputs[state.output] = np.zeros((batch, *state.shape), np.float32)
+            self._carry.append((outputs[state.output], self._state[state.name]))
+        for noise in contract.noise:
+            self._noise[noise.name] = np.zeros((batch, *noise.shape), np.float32)
+        if contract.feature is not None:
+            if contract.feature not in outputs:
+                size = {o.name: o.shape for o in self._session.get_outputs()}[contract.feature][-1]
+                outputs[contract.feature] = np.zeros((batch, size), np.float32)
+            self._feature = outputs[contract.feature]
+        self._binding = self._session.io_binding()
+        inputs = {"observation": self._observation.vector, **self._state, **self._noise}
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self._outputs = outputs  # the session writes into them: keep them alive
+
+
+def load_policy(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> OnnxPolicy:
+    """Load a bundle for use: hashes, signature where keys are given, graph and golden replay.
+
+    Args:
+        name: a path or zoo:NAME.
+        trusted_keys: ed25519 public keys (PEM); if any is given, a signature is demanded.
+
+    Raises:
+        ContractError: with every violation.
+    """
+    bundle = bundles.read(name, trusted_keys)
+    policy = OnnxPolicy(bundle)
+    violations = list(replay_violations(policy, bundle.golden))
+    if violations:
+        raise ContractError(violations)
+    return policy
+
+
+def replay_violations(policy: OnnxPolicy, golden: Golden) -> Iterator[Violation]:
+    """Yield a violation where a golden replay leaves the contract's tolerance."""
+    found, difference = policy.replay(golden)
+    if difference > policy.contract.tolerance:
+        error = np.abs(found.action - golden.action).max(axis=(1, 2, 3))
+        first = int(np.argmax(~(error <= policy.contract.tolerance)))
+        yield Violation(
+            "golden replay",
+            f"the recorded run within {policy.contract.tolerance:g}",
+            f"a largest difference of {difference:.3g}, first at step {first}"
+            + ("" if math.isfinite(difference) else " (not finite)"),
+            "this machine or this graph computes something else: do not fly it; export it again",
+        )
+
+
+def open_graph(content: bytes, contract: Contract) -> ort.InferenceSession:
+    """Open a graph on the CPU with one thread, and check it against its contract.
+
+    Raises:
+        ContractError: the graph cannot be loaded from its bytes alone, belongs to another
+            contract, or has other inputs and outputs.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        found = " ".join(str(error).split())[:200]
+        mend = "export the policy again, with all weights inside the one file (no external data)"
+        expected = "a graph that loads from its bytes alone"
+        raise ContractError([Violation(GRAPH, expected, found, mend)]) from None
+    violations = [*_metadata_violations(session, contract), *_port_violations(session, contract)]
+    if violations:
+        raise ContractError(violations)
+    return session
+
+
+def _metadata_violations(session: ort.InferenceSession, contract: Contract) -> Iterator[Violation]:
+    """Compare the contract that the graph carries with policy.json, key by key."""
+    carried = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if carried is None:
+        expected = f"metadata {METADATA_KEY}"
+        mend = "make a bundle of it with `robot-policies import onnx`"
+        yield Violation(GRAPH, expected, "a graph without a contract", mend)
+        return
+    if carried == contract.to_json():
+        return
+    try:
+        inside = parse_json(carried, f"{GRAPH} metadata")
+    except ContractError as error:
+        yield from error.violations
+        return
+    found = parse_json(contract.to_json(), "policy.json")
+    mend = "policy.json and policy.onnx are not a pair: copy both from one export"
+    for path, left, right in differences(inside, found):
+        yield Violation(f"policy.json.{path}", f"{left} (as {GRAPH} says)", right, mend)
+
+
+def _port_violations(session: ort.InferenceSession, contract: Contract) -> Iterator[Violation]:
+    """Compare the graph's inputs and outputs with the contract: names, shapes, types."""
+    inputs: dict[str, tuple[int, ...]] = {
+        "observation": (contract.observation_steps, contract.observation_size)
+    }
+    inputs |= {state.name: state.shape for state in contract.state}
+    inputs |= {noise.name: noise.shape for noise in contract.noise}
+    outputs: dict[str, tuple[int, ...]] = {"action": (contract.chunk.steps, contract.action_size)}
+    outputs |= {state.output: state.shape for state in contract.state}
+    found = {port.name: port for port in session.get_outputs()}
+    if contract.feature is not None and contract.feature not in outputs:
+        port = found.get(contract.feature)
+        width = port.shape[-1] if port is not None and isinstance(port.shape[-1], int) else 0
+        outputs[contract.feature] = (width,)
+    yield from _compare_ports("input", inputs, {p.name: p for p in session.get_inputs()})
+    yield from _compare_ports("output", outputs, found)
+
+
+def _compare_ports(
+    kind: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]
+) -> Iterator[Violation]:
+    for name in sorted(expected.keys() | found.keys()):
+        where = f"{GRAPH} {kind} {name}"
+        if name not in found:
+            yield Violation(where, f"[B, {_sizes(expected[name])}]", "nothing", _EXPORT)
+        elif name not in expected:
+            yield Violation(where, f"no such {kind}", f"{found[name].shape}", _EXPORT)
+        elif tuple(found[name].shape[1:]) != expected[name] or found[name].type != "tensor(float)":
+            shape = f"float [B, {_sizes(expected[name])}]"
+            yield Violation(where, shape, f"{found[name].type} {found[name].shape}", _EXPORT)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _batch_of(session: ort.InferenceSession) -> int | None:
+    """The fixed batch of the graph's inputs, or None where it is dynamic."""
+    fixed = {i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int)}
+    return min(fixed) if fixed else None

@@ -1,0 +1,1 @@
+"""Small trained bundles, addressed as ``zoo:NAME`` (see robot_policies.bundle.resolve)."""
