@@ -28,7 +28,7 @@ $(STAMP): setup.py constraints.txt $(filter .uv/bin/uv,$(UV))
 	$(UV) pip install --quiet --python $(PY) -c constraints.txt -e ".[train,logs,ros,test]"
 	touch $@
 
-$(RAPTOR): $(STAMP) robot_policies/contract.py robot_policies/raptor.py robot_policies/export.py
+$(RAPTOR): $(STAMP) robot_policies/contract.py robot_policies/importers/raptor.py robot_policies/export.py
 	$(RUN) $(PY) -m robot_policies.cli import raptor --output robot_policies/zoo/raptor --replace
 
 demo: setup
