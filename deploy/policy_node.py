@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import gc
+import re
 import sys
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ class PolicyNode(LifecycleNode):
         """Forget everything of the flight before: recurrent state, ramp, mode."""
         assert self._policy is not None  # configure succeeded
         self._policy.reset()
-        self._reading, self._mode = None, Mode.OK
+        self._reading, self._told = None, (Mode.OK, "")
         self._steps = self._missed = 0
         self._control = ControlState()
         # What lives now lives on: keep the collector from walking through it in flight.
@@ -141,16 +142,17 @@ class PolicyNode(LifecycleNode):
         self._message = _command_message(policy.contract)
         self._durations = Durations("inference")
         self._policy = policy
-        self._connect(period=1 / policy.contract.timing.control_hz)
+        # Silence is noticed half an observation age after it has begun to matter.
+        self._connect(watch_s=policy.contract.timing.max_observation_age_s / 2)
         self.get_logger().info(f"{config.bundle}: {policy.contract.name} verified")
 
-    def _connect(self, period: float) -> None:
+    def _connect(self, watch_s: float) -> None:
         self._publisher = self.create_publisher(Float64MultiArray, "policy/motors", NEWEST)
         odometry = self.create_subscription(Odometry, "odometry", self._on_odometry, NEWEST)
         setpoint = self.create_subscription(
             MultiDOFJointTrajectory, "setpoint", self._on_setpoint, NEWEST
         )
-        watchdog = self.create_timer(period, self._tick)
+        watchdog = self.create_timer(watch_s, self._tick)
         self._handles = [
             (self.destroy_publisher, self._publisher),
             (self.destroy_subscription, odometry),
@@ -195,11 +197,13 @@ class PolicyNode(LifecycleNode):
             self._durations.add(self._policy.last.inference_s)
             self._steps += 1
             self._missed += decision.missed
-        if decision.mode is not self._mode:
-            self._mode = decision.mode
+        # Once for each mode and kind of reason: the numbers in it change with every tick.
+        told = (decision.mode, re.sub(r"[-\d.e]+", "", decision.reason))
+        if told != self._told:
+            self._told = told
             text = f"{decision.mode.value} {decision.reason}".strip()
             if decision.mode in (Mode.OK, Mode.WARN):
-                self.get_logger().info(text)
+                self.get_logger().info(text, throttle_duration_sec=1.0)
             else:
                 self.get_logger().error(text)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from robot_policies import rotation
 from sim.quadrotor import airframes, dynamics
 from sim.quadrotor.airframes import Airframes
 from sim.quadrotor.dynamics import State
@@ -95,26 +96,28 @@ class SimulatedQuadrotor:
 
     def measure(self) -> Measurement:
         """What the sensors say now."""
-        state = self._state
-        rotation = state.rotation_matrix.reshape(3, 3).numpy().astype(np.float64)
-        force = torch.tensor(self._acting_force(), dtype=torch.float32)[:, None]
-        specific = dynamics.specific_force(state, self._airframe, force)[:, 0].numpy()
+        state, force = self._state, self._acting_force()
+        quaternion = _vector(state.quaternion_xyzw)
+        attitude = rotation.to_matrix(quaternion)
         if self._stands():
-            specific = rotation.T @ np.array([0.0, 0.0, airframes.GRAVITY])
+            specific = attitude.T @ np.array([0.0, 0.0, airframes.GRAVITY])
+        else:
+            column = torch.tensor(force, dtype=torch.float32)[:, None]
+            specific = _vector(dynamics.specific_force(state, self._airframe, column))
         return Measurement(
             time=self.time,
             position=_vector(state.position),
-            quaternion_xyzw=_vector(state.quaternion_xyzw),
-            velocity_body=rotation.T @ _vector(state.linear_velocity),
+            quaternion_xyzw=quaternion,
+            velocity_body=attitude.T @ _vector(state.linear_velocity),
             angular_velocity=_vector(state.angular_velocity),
-            specific_force=np.asarray(specific, np.float64),
+            specific_force=specific,
         )
 
     def _step(self, dt: float) -> None:
         off = self.crashed or self.time - self._motors_time > self._motor_timeout_s
         action = torch.tensor(np.zeros(4) if off else self._motors, dtype=torch.float32)[:, None]
         force = torch.tensor(self._acting_force(), dtype=torch.float32)[:, None]
-        with torch.no_grad():
+        with torch.inference_mode():
             self._state = dynamics.step(self._state, action, self._airframe, force, dt)
         self.time += dt
         self._touch_ground()
@@ -130,8 +133,8 @@ class SimulatedQuadrotor:
         if not self._stands():
             return
         data = self._state.data.clone()
-        up = float(self._state.rotation_matrix[8, 0])
-        self.crashed = self.crashed or up < math.cos(CRASH_TILT)
+        tilt = float(rotation.tilt(_vector(self._state.quaternion_xyzw)))
+        self.crashed = self.crashed or tilt > CRASH_TILT
         data[2] = 0.0
         data[7:10] = data[7:10].clamp(min=0.0) * torch.tensor([[0.0], [0.0], [1.0]])
         data[10:13] = 0.0

@@ -1,0 +1,1 @@
+"""Simulation and training: may import robot_policies, never deploy."""
