@@ -28,7 +28,8 @@ $(STAMP): setup.py constraints.txt $(filter .uv/bin/uv,$(UV))
 	$(UV) pip install --quiet --python $(PY) -c constraints.txt -e ".[train,logs,ros,test]"
 	touch $@
 
-$(RAPTOR): $(STAMP) robot_policies/contract.py robot_policies/importers/raptor.py robot_policies/export.py
+$(RAPTOR): $(STAMP) robot_policies/contract.py robot_policies/importers/raptor.py robot_policies/export.py \
+		robot_policies/graph.py
 	$(RUN) $(PY) -m robot_policies.cli import raptor --output robot_policies/zoo/raptor --replace
 
 demo: setup
@@ -43,13 +44,17 @@ check: $(STAMP)
 test: setup check onboard
 	$(RUN) $(PY) -m pytest
 
-# The onboard half on Python 3.12, the version of Jazzy's robots, where such an interpreter is found.
+# The onboard half on Python 3.12, the version of Jazzy's robots, where such an interpreter is found:
+# by uv, or among pyenv's, whose placeholders on the PATH uv cannot use.
+PYTHON312 ?= $(or $(shell $(UV) python find --no-python-downloads 3.12 2>/dev/null),$(lastword \
+	$(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.12*/bin/python)))
 onboard: setup
-	@if $(UV) python find --no-python-downloads 3.12 >/dev/null 2>&1; then \
+	@python="$(PYTHON312)"; if test -n "$$python"; then \
 	  test -x .venv-onboard/bin/python || \
-	    $(UV) venv --quiet --no-python-downloads --python 3.12 .venv-onboard; \
+	    $(UV) venv --quiet --no-python-downloads --python "$$python" .venv-onboard; \
 	  $(UV) pip install --quiet --python .venv-onboard/bin/python -c constraints.txt \
-	    numpy onnxruntime pyyaml tyro rich pytest hypothesis cryptography onnx && \
+	    numpy onnxruntime pyyaml tyro rich mcap mcap-ros2-support matplotlib \
+	    pytest hypothesis cryptography onnx && \
 	  PYTHONPATH=. .venv-onboard/bin/python -m pytest test/onboard; \
 	else echo "onboard: no Python 3.12 here; its tests run under $$($(PY) --version) only"; fi
 

@@ -1,6 +1,7 @@
 """Package metadata: ranges that work (constraints.txt pins what was tested)."""
 
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
@@ -21,7 +22,7 @@ TRAIN = [
     "foundation-policy>=1.0.2,<2",
 ]
 
-LOGS = ["mcap>=1.2", "mcap-ros2-support>=0.5", "matplotlib>=3.8"]
+LOGS = ["mcap>=1.5", "mcap-ros2-support>=0.5", "matplotlib>=3.8"]
 
 # Only for machines without ROS: a Jazzy installation brings these itself.
 ROS = [
@@ -55,7 +56,7 @@ setup(
     version="0.1.0",
     description="Learned robot policies, from simulation to a ROS 2 node that refuses what it "
     "cannot trust.",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The robot_policies authors",
     maintainer="The robot_policies authors",

@@ -20,8 +20,8 @@ from deploy.safety import Mode, SafetyConfig, limit_rate, ramp, refuse_time
 from robot_policies.contract import Contract
 from robot_policies.strict import ContractError
 
-EARLY = 0.2
-"""Share of a control period by which a reading may come early (sensors jitter)."""
+EARLY = 0.25
+"""Share of a control period by which a reading may leave the policy's grid (sensors jitter)."""
 LATE = 1.5
 """Control periods after which a step counts as missed."""
 
@@ -90,7 +90,7 @@ def tick(
     Call it on every reading and, so that silence is noticed, from a watchdog timer.
     """
     if state.mode is Mode.FALLBACK:
-        return state, Decision(np.array(config.safe_command), state.mode, state.reason, False)
+        return state, Decision(config.limits.safe_command, state.mode, state.reason, False)
     refusal = _refusal(state, reading, now, policy.contract, config)
     if refusal or reading is None:
         return _refused(state, refusal, now, config)
@@ -101,7 +101,7 @@ def tick(
         chunk = policy.step(reading.signals)
     except ContractError as error:
         return _refused(state, str(error), now, config)
-    wanted = np.concatenate([value[0, 0].ravel() for value in chunk.values()]).astype(np.float64)
+    wanted = np.concatenate([value[0, 0].ravel() for value in chunk.values()], dtype=np.float64)
     return _accept(state, reading, wanted, now, period, config)
 
 
@@ -132,7 +132,7 @@ def _refused(
     since = now if state.refused_since is None else state.refused_since
     # Before the first command nothing moves, so waiting for inputs may take as long as it takes.
     if state.started is not None and now - since > config.hold_timeout_s:
-        mode, command = Mode.FALLBACK, np.array(config.safe_command)
+        mode, command = Mode.FALLBACK, config.limits.safe_command
         reason = f"inputs refused for more than {config.hold_timeout_s:g} s: {reason}"
     else:
         mode, command = Mode.HOLD, None
@@ -149,14 +149,14 @@ def _accept(
     config: SafetyConfig,
 ) -> tuple[ControlState, Decision]:
     """Ramp, limit the rate, and schedule the next step."""
-    start = np.array(config.start_command)
+    limits = config.limits
     started = now if state.started is None else state.started
-    command = ramp(wanted, start, now - started, config.ramp_in_s)
+    command = ramp(wanted, limits.start_command, now - started, config.ramp_in_s)
     elapsed = period if state.stamp is None else max(reading.stamp - state.stamp, period)
-    previous = start if state.command is None else state.command
-    command, limited = limit_rate(command, previous, np.array(config.max_rate), elapsed)
+    previous = limits.start_command if state.command is None else state.command
+    command, limited = limit_rate(command, previous, limits.max_rate, elapsed)
     # Once more in double precision: the contract's limits were applied to 32-bit numbers.
-    command = np.clip(command, config.lower, config.upper)
+    command = np.minimum(np.maximum(command, limits.lower), limits.upper)
     missed = 0 if elapsed <= LATE * period else round(elapsed / period) - 1
     warnings = [reading.warning] if reading.warning else []
     if missed:
@@ -165,10 +165,11 @@ def _accept(
         warnings.append(f"rate limited on element {', '.join(map(str, np.flatnonzero(limited)))}")
     reason = "; ".join(warnings)
     mode = Mode.WARN if warnings else Mode.OK
-    # Keep to the grid of the first reading, unless it was left behind.
-    due = reading.stamp if state.due is None or missed else state.due
-    state = replace(
-        state, mode=mode, reason=reason, refused_since=None, started=started,
+    # Keep to the grid of the first reading; where readings fall behind it, it waits for them, so
+    # that a burst after a pause is not stepped on faster than the policy was trained at.
+    due = max(state.due or 0.0, reading.stamp - EARLY * period)
+    state = ControlState(
+        mode=mode, reason=reason, started=started,
         stamp=reading.stamp, due=due + period, command=command,
     )  # fmt: skip
     return state, Decision(command, mode, reason, stepped=True, missed=missed)

@@ -152,7 +152,7 @@ class PolicyNode(LifecycleNode):
         setpoint = self.create_subscription(
             MultiDOFJointTrajectory, "setpoint", self._on_setpoint, NEWEST
         )
-        watchdog = self.create_timer(watch_s, self._tick)
+        watchdog = self.create_timer(watch_s, self._watch)
         self._handles = [
             (self.destroy_publisher, self._publisher),
             (self.destroy_subscription, odometry),
@@ -177,13 +177,16 @@ class PolicyNode(LifecycleNode):
 
     def _on_odometry(self, message: Odometry) -> None:
         if self._control is not None:
-            self._reading = self._interface.read(message, self._now())
-            self._tick()
+            now = self._now()
+            self._reading = self._interface.read(message, now)
+            self._tick(now)
 
-    def _tick(self) -> None:
+    def _watch(self) -> None:
+        self._tick(self._now())
+
+    def _tick(self, now: float) -> None:
         if self._control is None or self._policy is None:
             return
-        now = self._now()
         self._control, decision = tick(
             self._control, self._reading, now, self._policy, self._safety
         )
@@ -198,7 +201,8 @@ class PolicyNode(LifecycleNode):
             self._steps += 1
             self._missed += decision.missed
         # Once for each mode and kind of reason: the numbers in it change with every tick.
-        told = (decision.mode, re.sub(r"[-\d.e]+", "", decision.reason))
+        kind = re.sub(r"[-\d.e]+", "", decision.reason) if decision.reason else ""
+        told = (decision.mode, kind)
         if told != self._told:
             self._told = told
             text = f"{decision.mode.value} {decision.reason}".strip()

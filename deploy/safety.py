@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +27,16 @@ class Mode(str, Enum):
     """An input was refused: no command was sent, the next good input goes on."""
     FALLBACK = "FALLBACK"
     """Refusals lasted too long: the safe command is sent until the operator resets."""
+
+
+class Limits(NamedTuple):
+    """Vectors [Da] of a SafetyConfig."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    safe_command: np.ndarray
+    start_command: np.ndarray
+    max_rate: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,12 @@ class SafetyConfig:
     """How long inputs may be refused in operation before FALLBACK."""
     max_future_s: float
     """How far a time stamp may lie in the future before the clocks count as not synchronised."""
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The vectors as arrays, made once."""
+        fields = (self.lower, self.upper, self.safe_command, self.start_command, self.max_rate)
+        return Limits(*(np.asarray(values, np.float64) for values in fields))
 
     def check(self, contract: Contract) -> None:
         """Refuse settings that do not fit the policy (ContractError with every violation)."""
@@ -114,6 +132,6 @@ def limit_rate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Limit the change from `previous` [Da] to max_rate * dt; also which elements were limited."""
     step = max_rate * dt
-    limited = np.clip(command, previous - step, previous + step)
+    limited = np.minimum(np.maximum(command, previous - step), previous + step)
     # Rounding of previous +- step alone is no limit.
     return limited, np.abs(limited - command) > 1e-9

@@ -136,13 +136,12 @@ def read(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> PolicyBun
         ContractError: with every violation.
     """
     path = resolve(name)
-    content = _read_files(path)
-    document = parse_json(content["policy.json"], "policy.json")
-    files = document.pop("files", None) if isinstance(document, dict) else None
-    violations = list(_hash_violations(files, content))
+    content = read_files(path)
+    document, files = split_policy(content["policy.json"])
+    violations = list(hash_violations(files, content))
     signed_by = None
     try:
-        signed_by = _verify_signature(content, trusted_keys) if trusted_keys else None
+        signed_by = verify_signature(content, trusted_keys) if trusted_keys else None
     except ContractError as error:
         violations.extend(error.violations)
     try:
@@ -151,7 +150,8 @@ def read(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> PolicyBun
         raise ContractError([*error.violations, *violations]) from None
     if violations:
         raise ContractError(violations)
-    return PolicyBundle(path, contract, files or {}, content, signed_by)
+    hashes = require_written_form(content["policy.json"], contract, files)
+    return PolicyBundle(path, contract, hashes, content, signed_by)
 
 
 def write(
@@ -176,15 +176,13 @@ def write(
         ContractError: the files are not those of a bundle, or `check` refused them.
     """
     target = Path(path)
-    _refuse_overwrite(target, replace)
+    refuse_overwrite(target, replace)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    document = json.loads(contract.to_json()) | {"files": hashes}
-    policy = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, so that the last step is a rename within one file system.
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        for name, content in {**files, "policy.json": policy.encode()}.items():
+        for name, content in {**files, "policy.json": policy_json(contract, hashes)}.items():
             _write_synced(staging / name, content)
         staging.chmod(0o755)
         check(staging)
@@ -192,6 +190,12 @@ def write(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return read(target)
+
+
+def policy_json(contract: Contract, files: Mapping[str, str]) -> bytes:
+    """The one byte form of policy.json for a contract and the hashes of its files."""
+    document = json.loads(contract.to_json()) | {"files": dict(files)}
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def sign(name: str | Path, private_key: str | Path) -> Path:
@@ -202,14 +206,11 @@ def sign(name: str | Path, private_key: str | Path) -> Path:
     key = _load_key(private_key, private=True)
     if not isinstance(key, Ed25519PrivateKey):
         raise ContractError([_wrong_key(private_key, "an ed25519 private key in PEM")])
-    signature = {
-        "algorithm": "ed25519",
-        "public_key": key.public_key().public_bytes_raw().hex(),
-        "signature": key.sign(bundle.content["policy.json"]).hex(),
-    }
+    signature = _signature_file(key.public_key(), key.sign(bundle.content["policy.json"]))
     target = bundle.path / "policy.sig"
-    staging = target.with_name(".policy.sig.new")
-    _write_synced(staging, (json.dumps(signature, indent=1) + "\n").encode())
+    # Beside the bundle: a crash must not leave an extra file inside it.
+    staging = bundle.path.with_name(f".{bundle.path.name}.policy.sig")
+    _write_synced(staging, signature)
     os.replace(staging, target)
     return target
 
@@ -217,8 +218,8 @@ def sign(name: str | Path, private_key: str | Path) -> Path:
 # Reading.
 
 
-def _read_files(path: Path) -> dict[str, bytes]:
-    """All files of the directory by name; anything that is not a plain file is refused."""
+def read_files(path: Path) -> dict[str, bytes]:
+    """All files of the directory by name; ContractError where one is not a plain file."""
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         mend = "give the bundle's directory, or zoo:NAME"
@@ -240,7 +241,31 @@ def _read_files(path: Path) -> dict[str, bytes]:
     return content
 
 
-def _hash_violations(files: object, content: Mapping[str, bytes]) -> Iterator[Violation]:
+def split_policy(content: bytes) -> tuple[object, object]:
+    """Parse policy.json into the contract's document and `files`; raises ContractError."""
+    document = parse_json(content, "policy.json")
+    files = document.pop("files", None) if isinstance(document, dict) else None
+    return document, files
+
+
+def require_written_form(content: bytes, contract: Contract, files: object) -> dict[str, str]:
+    """Return `files`, or raise ContractError where policy.json was rewritten by other hands.
+
+    So a flipped bit is seen even where it leaves every number as it was (1e-05 and 1E-05).
+    """
+    hashes = dict(files) if isinstance(files, dict) else {}
+    written = policy_json(contract, hashes)
+    if content != written:
+        lines = zip(content.split(b"\n"), written.split(b"\n"), strict=False)
+        number = next((n for n, (left, right) in enumerate(lines, 1) if left != right), 0)
+        found = f"others, first in line {number}" if number else "more or fewer lines"
+        expected = "the bytes that the exporter wrote"
+        raise ContractError([Violation("policy.json", expected, found, _COPY)])
+    return hashes
+
+
+def hash_violations(files: object, content: Mapping[str, bytes]) -> Iterator[Violation]:
+    """Compare the files with the hashes that policy.json lists; each violation names its file."""
     if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         mend = "write the bundle with `robot-policies export`"
         yield Violation("policy.json.files", "file name -> SHA-256", repr(files)[:80], mend)
@@ -322,8 +347,18 @@ def _wrong_key(path: str | Path, expected: str, error: Exception | None = None) 
     return Violation(str(path), expected, found, "make one: openssl genpkey -algorithm ed25519")
 
 
-def _verify_signature(content: Mapping[str, bytes], trusted_keys: Sequence[str | Path]) -> str:
-    """Return the trusted key that signed policy.json, or raise ContractError."""
+def _signature_file(public_key: Any, signature: bytes) -> bytes:
+    """The one byte form of policy.sig."""
+    document = {
+        "algorithm": "ed25519",
+        "public_key": public_key.public_bytes_raw().hex(),
+        "signature": signature.hex(),
+    }
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def verify_signature(content: Mapping[str, bytes], trusted_keys: Sequence[str | Path]) -> str:
+    """Return the trusted key (hex) that signed policy.json, or raise ContractError."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -342,17 +377,20 @@ def _verify_signature(content: Mapping[str, bytes], trusted_keys: Sequence[str |
         try:
             if isinstance(key, Ed25519PublicKey):
                 key.verify(signature, content["policy.json"])
+                if content["policy.sig"] != _signature_file(key, signature):
+                    break
                 return key.public_bytes_raw().hex()
         except InvalidSignature:
             continue
-    found = "a signature by another key, or of another policy.json"
+    found = "a signature by another key, or of another policy.json, or a changed file"
     raise ContractError([Violation("policy.sig", "a signature by a trusted key", found, mend)])
 
 
 # Writing.
 
 
-def _refuse_overwrite(target: Path, replace: bool) -> None:
+def refuse_overwrite(target: Path, replace: bool) -> None:
+    """Raise FileExistsError unless `write` may use this path; cheap, so ask before long work."""
     if not target.exists():
         return
     if not replace:

@@ -18,6 +18,8 @@ from typing import Literal
 from robot_policies.strict import ContractError, Violation, decode, parse_json
 
 SCHEMA_VERSION = "1.0"
+MAX_NUMBERS = 10_000_000
+"""Of one input or output, per robot: more is a mistake, and would not fit into memory."""
 
 UNITS = (
     "1", "m", "m/s", "m/s^2", "rad", "rad/s", "rad/s^2",
@@ -181,7 +183,7 @@ class Contract:
     @property
     def observation_steps(self) -> int:
         """To."""
-        return self.observation[0].history
+        return self.observation[0].history if self.observation else 0
 
     @property
     def observation_size(self) -> int:
@@ -368,13 +370,20 @@ def _check_state(contract: Contract) -> Iterator[Violation]:
         if not all(map(math.isfinite, state.initial)):
             yield Violation(f"{where}.initial", "finite numbers", "others", "export again")
     for noise in contract.noise:
-        if not noise.shape or any(size < 1 for size in noise.shape):
-            yield Violation(
-                f"noise.{noise.name}", "positive sizes", str(noise.shape), "correct it"
-            )
+        valid = noise.shape and all(size >= 1 for size in noise.shape)
+        if not valid or math.prod(noise.shape) > MAX_NUMBERS:
+            expected = f"positive sizes, at most {MAX_NUMBERS} numbers"
+            yield Violation(f"noise.{noise.name}", expected, str(noise.shape), "correct it")
 
 
 def _check_numbers(contract: Contract) -> Iterator[Violation]:
+    sizes = {
+        "chunk.steps": contract.chunk.steps * contract.action_size,
+        "observation.history": contract.observation_steps * contract.observation_size,
+    }
+    for where, size in sizes.items():
+        if size > MAX_NUMBERS:
+            yield Violation(where, f"at most {MAX_NUMBERS} numbers", str(size), "correct it")
     positive = {
         "timing.control_hz": contract.timing.control_hz,
         "timing.max_observation_age_s": contract.timing.max_observation_age_s,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import platform
-import subprocess
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from robot_policies import bundle as bundles
-from robot_policies.bundle import GRAPH, Golden, PolicyBundle
-from robot_policies.contract import Contract, Provenance
-from robot_policies.runtime import METADATA_KEY, OnnxPolicy, replay_violations
+from robot_policies.bundle import Golden, PolicyBundle, refuse_overwrite
+from robot_policies.contract import Contract
+from robot_policies.graph import Source, model_card, random_inputs, write_graph
 from robot_policies.strict import ContractError, Violation
 
 OPSET = 20
-_CHECKPOINT_KEYS = {"family", "network", "weights", "contract", "training"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """What goes into a bundle beside the network and its contract."""
-
-    training: Mapping[str, Any]
-    """The resolved configuration that made the policy (training.yaml)."""
-    model_card: str
-    """Markdown (README.md)."""
+_TRAIN_AGAIN = "take another checkpoint of this run, or train again"
+_CHECKPOINT = {"family": str, "network": dict, "weights": dict, "contract": str, "training": str}
 
 
 def export(
@@ -65,25 +54,6 @@ def export(
     return write_graph(to_onnx(network, contract), contract, golden, source, path, replace=replace)
 
 
-def write_graph(
-    graph: onnx.ModelProto,
-    contract: Contract,
-    golden: Golden,
-    source: Source,
-    path: str | Path,
-    *,
-    replace: bool = False,
-) -> PolicyBundle:
-    """Write a bundle around a graph, after it has replayed the golden run (see `export`)."""
-    files = {
-        GRAPH: stamp(graph, contract),
-        "golden.npz": golden.to_bytes(),
-        "training.yaml": yaml.safe_dump(dict(source.training), sort_keys=True).encode(),
-        "README.md": source.model_card.encode(),
-    }
-    return bundles.write(path, contract, files, replace=replace, check=_require_replay)
-
-
 def export_checkpoint(
     checkpoint: str | Path, path: str | Path, *, replace: bool = False, seed: int = 0
 ) -> PolicyBundle:
@@ -93,11 +63,12 @@ def export_checkpoint(
         ContractError: the file is no such checkpoint, or its network does not fit its contract.
         FileExistsError: the path exists and `replace` is False.
     """
+    refuse_overwrite(Path(path), replace)
     document = _load_checkpoint(Path(checkpoint))
     contract = Contract.from_json(document["contract"], "checkpoint contract")
     network = _build_network(document["family"], document["network"])
-    network.load_state_dict(document["weights"])
-    golden = record(network, contract, *random_inputs(contract, seed=seed))
+    _load_weights(network, document["weights"])
+    golden = _record_random(network, contract, seed)
     card = model_card(contract, f"robot-policies export {Path(checkpoint).name}")
     source = Source(yaml.safe_load(document["training"]), card)
     return export(network, contract, golden, source, path, replace=replace)
@@ -130,38 +101,20 @@ def to_onnx(network: nn.Module, contract: Contract) -> onnx.ModelProto:
     outputs = ["action", *(state.output for state in contract.state)]
     if contract.feature is not None and contract.feature not in outputs:
         outputs.append(contract.feature)
-    program = torch.onnx.export(
-        network.eval(),
-        tuple(arguments.values()),
-        dynamo=True,
-        input_names=list(arguments),
-        output_names=outputs,
-        dynamic_shapes=tuple({0: batch} for _ in arguments),
-        opset_version=OPSET,
-        external_data=False,
-        verbose=False,
-    )
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            network.eval(),
+            tuple(arguments.values()),
+            dynamo=True,
+            input_names=list(arguments),
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in arguments),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
     assert program is not None  # the exporter returns None only in its legacy modes
     return _without_debug_information(program.model_proto)
-
-
-def random_inputs(
-    contract: Contract, *, steps: int = 64, batch: int = 2, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Draw standard normal observations and noise, with a reset half-way, for a golden run.
-
-    Returns:
-        observation [T, B, To, Do], reset [T], noise by name [T, B, *shape].
-    """
-    generator = np.random.default_rng(seed)
-
-    def normal(*shape: int) -> np.ndarray:
-        return generator.standard_normal((steps, batch, *shape)).astype(np.float32)
-
-    observation = normal(contract.observation_steps, contract.observation_size)
-    reset = np.zeros(steps, bool)
-    reset[[0, steps // 2]] = True
-    return observation, reset, {spec.name: normal(*spec.shape) for spec in contract.noise}
 
 
 def record(
@@ -192,60 +145,18 @@ def record(
     return Golden(reset, observation, np.stack(actions), stacked, dict(noise))
 
 
-def stamp(graph: onnx.ModelProto, contract: Contract) -> bytes:
-    """Put the contract into the graph's metadata, so that no other policy.json pairs with it."""
-    del graph.metadata_props[:]
-    graph.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
-    graph.metadata_props.add(key="robot_policies.sha256", value=contract.sha256())
-    return graph.SerializeToString()
-
-
-def provenance(source: str, licence: str, seeds: tuple[int, ...], data_sha256: str) -> Provenance:
-    """Describe this machine's versions and, inside a checkout, its git revision."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-
-    versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")}
-    return Provenance(
-        source=source,
-        licence=licence,
-        git_revision=git("rev-parse", "HEAD").strip() or "unknown",
-        git_dirty=bool(git("status", "--porcelain", "--untracked-files=no").strip()),
-        seeds=seeds,
-        data_sha256=data_sha256,
-        versions={"python": platform.python_version(), **versions},
-    )
-
-
-def model_card(contract: Contract, command: str, about: str = "") -> str:
-    """A model card: what the policy is, its signals, and the command that made it."""
-    signals = [
-        f"| {'in' if hasattr(s, 'history') else 'out'} | {s.name} | {list(s.shape)} | {s.unit} "
-        f"| {s.frame} | {', '.join(s.elements)} |"
-        for s in (*contract.observation, *contract.action)
-    ]
-    lines = [
-        f"# {contract.name}",
-        about or f"A policy of the family {contract.family} for {contract.robot.model}.",
-        f"Licence: {contract.provenance.licence}. Source: {contract.provenance.source}.",
-        f"Stepped at {contract.timing.control_hz:g} Hz. Made by `{command}`.",
-        "| | signal | shape | unit | frame | elements |\n|---|---|---|---|---|---|\n"
-        + "\n".join(signals),
-    ]
-    return "\n\n".join(lines) + "\n"
-
-
-def _require_replay(path: Path) -> None:
-    bundle = bundles.read(path)
-    violations = list(replay_violations(OnnxPolicy(bundle), bundle.golden))
-    if violations:
-        raise ContractError(violations)
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Drop the exporter's remarks on its own workings and on packages that it would like."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _arguments(contract: Contract, batch: int) -> dict[str, Tensor]:
@@ -289,14 +200,20 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds for bytes that are no checkpoint
-        found = " ".join(str(error).split())[:120]
+        found = f"{type(error).__name__}: {' '.join(str(error).split()).split('. ')[0][:120]}"
         raise ContractError([Violation(path.name, "a checkpoint", found, mend)]) from None
-    keys = set(document) if isinstance(document, dict) else set()
-    if keys != _CHECKPOINT_KEYS:
-        expected = "the keys " + ", ".join(sorted(_CHECKPOINT_KEYS))
-        found = ", ".join(sorted(map(str, keys))) or "none"
-        raise ContractError([Violation(path.name, expected, found, mend)])
+    if not isinstance(document, dict) or not _is_checkpoint(document):
+        keys = document if isinstance(document, dict) else ()
+        expected = ", ".join(f"{key} ({kind.__name__})" for key, kind in _CHECKPOINT.items())
+        found = ", ".join(f"{key} ({type(document[key]).__name__})" for key in keys)
+        raise ContractError([Violation(path.name, expected, found or "no keys", mend)])
     return document
+
+
+def _is_checkpoint(document: Mapping[Any, Any]) -> bool:
+    return document.keys() == _CHECKPOINT.keys() and all(
+        isinstance(document[key], kind) for key, kind in _CHECKPOINT.items()
+    )
 
 
 def _build_network(family: str, sizes: Mapping[str, Any]) -> nn.Module:
@@ -307,4 +224,31 @@ def _build_network(family: str, sizes: Mapping[str, Any]) -> nn.Module:
         expected = "one of " + ", ".join(families)
         mend = "export it with the release that trained it"
         raise ContractError([Violation("checkpoint family", expected, family, mend)])
-    return families[family](**sizes)
+    try:
+        return families[family](**sizes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            [_broken("checkpoint network", "the sizes of its network", error)]
+        ) from None
+
+
+def _load_weights(network: nn.Module, weights: Mapping[str, Any]) -> None:
+    try:
+        network.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            [_broken("checkpoint weights", "the tensors of its network", error)]
+        ) from None
+
+
+def _record_random(network: nn.Module, contract: Contract, seed: int) -> Golden:
+    try:
+        return record(network, contract, *random_inputs(contract, seed=seed))
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected = "inputs and outputs as its contract says"
+        raise ContractError([_broken("checkpoint network", expected, error)]) from None
+
+
+def _broken(where: str, expected: str, error: Exception) -> Violation:
+    found = " ".join(str(error).split())[:160]
+    return Violation(where, expected, found, _TRAIN_AGAIN)

@@ -19,7 +19,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.utilities import try_shutdown
+from rclpy.utilities import ok, try_shutdown
 
 from robot_policies.strict import ContractError, Violation
 
@@ -125,9 +125,11 @@ class Durations:
         """Median, 99th percentile and maximum (ms) by name; empty before the first duration."""
         if not self._seconds:
             return {}
-        p50, p99, top = np.quantile(self._seconds, [0.5, 0.99, 1.0]) * 1e3
-        figures = {"p50": p50, "p99": p99, "max": top}
-        return {f"{self._prefix}_{key}_ms": f"{value:.3f}" for key, value in figures.items()}
+        # Not np.quantile: its first call takes 45 ms, which a control loop does not have.
+        ordered = np.sort(np.fromiter(self._seconds, np.float64)) * 1e3
+        ranks = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+        values = {key: ordered[round(rank * (len(ordered) - 1))] for key, rank in ranks.items()}
+        return {f"{self._prefix}_{key}_ms": f"{value:.3f}" for key, value in values.items()}
 
 
 def run(make_node: Callable[[], Node]) -> int:
@@ -147,7 +149,7 @@ def run(make_node: Callable[[], Node]) -> int:
         return 2
     except Exception:
         # A signal can end the context in the middle of a callback: that is no fault.
-        if rclpy.ok():
+        if ok():
             raise
     finally:
         if node is not None:

@@ -5,17 +5,23 @@ A quaternion q of frame `world_from_body` turns body coordinates into world coor
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
-def to_matrix(quaternion_xyzw: np.ndarray) -> np.ndarray:
-    """Rotation matrices [..., 3, 3] of unit quaternions [..., 4]."""
-    x, y, z, w = np.moveaxis(np.asarray(quaternion_xyzw, np.float64), -1, 0)
-    rows = (
+def matrix_rows(x: Any, y: Any, z: Any, w: Any) -> tuple[tuple[Any, Any, Any], ...]:
+    """The three rows of the rotation matrix; x, y, z, w are floats, or arrays of one shape."""
+    return (
         (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
         (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
         (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
     )
+
+
+def to_matrix(quaternion_xyzw: np.ndarray) -> np.ndarray:
+    """Rotation matrices [..., 3, 3] of unit quaternions [..., 4]."""
+    rows = matrix_rows(*np.moveaxis(np.asarray(quaternion_xyzw, np.float64), -1, 0))
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 

@@ -15,8 +15,9 @@ import onnxruntime as ort
 from robot_policies import bundle as bundles
 from robot_policies.bundle import GRAPH, Golden, PolicyBundle
 from robot_policies.contract import Contract
-from robot_policies.signals import ActionMap, ObservationBuffer
+from robot_policies.signals import ActionMap, ObservationBuffer, maybe_not_finite
 from robot_policies.strict import ContractError, Violation, differences, parse_json
+from robot_policies.weights import weight_violations
 
 METADATA_KEY = "robot_policies.contract"
 _EXPORT = "export the policy again"
@@ -45,8 +46,9 @@ class OnnxPolicy:
         """Open the graph (ContractError where it is not the one that the contract describes)."""
         self.contract = bundle.contract
         self._session = open_graph(bundle.content[GRAPH], bundle.contract)
-        self._static_batch = _batch_of(self._session)
-        self.reset()
+        self.static_batch = _batch_of(self._session)
+        """The only batch that the graph takes, or None where it takes any."""
+        self.reset(self.static_batch or 1)
 
     def reset(
         self, batch: int = 1, seed: int = 0, initial: Mapping[str, np.ndarray] | None = None
@@ -63,8 +65,8 @@ class OnnxPolicy:
             ContractError: an unknown name or a wrong shape in `initial`, or a batch that the
                 graph cannot take.
         """
-        if batch < 1 or self._static_batch not in (None, batch):
-            expected = "1 or more" if self._static_batch is None else f"{self._static_batch}"
+        if batch < 1 or self.static_batch not in (None, batch):
+            expected = "1 or more" if self.static_batch is None else f"{self.static_batch}"
             mend = "use this batch, or export with a dynamic one"
             raise ContractError([Violation("batch", expected, str(batch), mend)])
         if not hasattr(self, "_observation") or len(self._raw) != batch:
@@ -74,6 +76,7 @@ class OnnxPolicy:
         for state in self.contract.state:
             self._state[state.name][...] = values[state.name]
         self._generator = np.random.default_rng(seed)
+        self._inference_s = math.nan
 
     def step(self, signals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Advance one control period.
@@ -93,17 +96,21 @@ class OnnxPolicy:
         for buffer in self._noise.values():
             self._generator.standard_normal(out=buffer, dtype=np.float32)
         self._session.run_with_iobinding(self._binding)
-        if self._flat.dot(self._zeros) != 0.0:
+        if maybe_not_finite(self._flat) and not np.isfinite(self._flat).all():
             mend = "do not use this policy here; see its model card for the range it knows"
             found = f"{self._raw.reshape(-1)}"
             raise ContractError([Violation("action", "finite numbers", found, mend)])
         for source, target in self._carry:
             target[...] = source
-        raw = self._raw.copy()
-        command = self._actions(raw)
-        feature = None if self._feature is None else self._feature.copy()
-        self.last = LastStep(raw, feature, time.perf_counter() - started)
+        command = self._actions(self._raw)
+        self._inference_s = time.perf_counter() - started
         return command
+
+    @property
+    def last(self) -> LastStep:
+        """What the newest step told; copies, made when asked for."""
+        feature = None if self._feature is None else self._feature.copy()
+        return LastStep(self._raw.copy(), feature, self._inference_s)
 
     def replay(self, golden: Golden) -> tuple[Golden, float]:
         """Run the recorded observations again.
@@ -127,7 +134,7 @@ class OnnxPolicy:
             action[index] = self._raw
             for spec in self.contract.state:
                 state[spec.output][index] = self._state[spec.name]
-        self.reset()
+        self.reset(self.static_batch or 1)
         found = Golden(golden.reset, golden.observation, action, state, golden.noise)
         pairs = [(action, golden.action), *((state[k], v) for k, v in golden.state.items())]
         difference = max(float(np.abs(left - right).max()) for left, right in pairs)
@@ -163,7 +170,7 @@ class OnnxPolicy:
         self._raw = np.zeros((batch, contract.chunk.steps, contract.action_size), np.float32)
         self._observation = ObservationBuffer(contract, batch, previous_action=self._raw[:, 0])
         self._actions = ActionMap(contract, batch)
-        self._flat, self._zeros = self._raw.reshape(-1), np.zeros(self._raw.size, np.float32)
+        self._flat = self._raw.reshape(-1)
         outputs: dict[str, np.ndarray] = {"action": self._raw}
         for state in contract.state:
             self._state[state.name] = np.zeros((batch, *state.shape), np.float32)
@@ -205,7 +212,15 @@ def load_policy(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> On
 
 def replay_violations(policy: OnnxPolicy, golden: Golden) -> Iterator[Violation]:
     """Yield a violation where a golden replay leaves the contract's tolerance."""
-    found, difference = policy.replay(golden)
+    try:
+        found, difference = policy.replay(golden)
+    except ContractError as error:
+        yield from error.violations
+        return
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        text = " ".join(str(error).split())[:200]
+        yield Violation("golden replay", "a graph that runs", text, _EXPORT)
+        return
     if difference > policy.contract.tolerance:
         error = np.abs(found.action - golden.action).max(axis=(1, 2, 3))
         first = int(np.argmax(~(error <= policy.contract.tolerance)))
@@ -222,24 +237,44 @@ def open_graph(content: bytes, contract: Contract) -> ort.InferenceSession:
     """Open a graph on the CPU with one thread, and check it against its contract.
 
     Raises:
-        ContractError: the graph cannot be loaded from its bytes alone, belongs to another
-            contract, or has other inputs and outputs.
+        ContractError: the graph cannot be loaded from its bytes alone, has weights that are not
+            finite, belongs to another contract, or has other inputs and outputs.
     """
+    _require_weights(content)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # Its fallback would load a broken graph twice, and print about it.
+        session = ort.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         found = " ".join(str(error).split())[:200]
         mend = "export the policy again, with all weights inside the one file (no external data)"
         expected = "a graph that loads from its bytes alone"
         raise ContractError([Violation(GRAPH, expected, found, mend)]) from None
-    violations = [*_metadata_violations(session, contract), *_port_violations(session, contract)]
+    try:
+        violations = [
+            *_metadata_violations(session, contract),
+            *_port_violations(session, contract),
+        ]
+    except UnicodeDecodeError as error:
+        violations = [Violation(GRAPH, "names and metadata in UTF-8", str(error), _EXPORT)]
     if violations:
         raise ContractError(violations)
     return session
+
+
+def _require_weights(content: bytes) -> None:
+    try:
+        violations = list(weight_violations(GRAPH, content))
+    except (ValueError, RecursionError) as error:
+        found = f"{type(error).__name__}: {error}"
+        violations = [Violation(GRAPH, "an ONNX model", found, _EXPORT)]
+    if violations:
+        raise ContractError(violations)
 
 
 def _metadata_violations(session: ort.InferenceSession, contract: Contract) -> Iterator[Violation]:

@@ -142,8 +142,10 @@ def _decode_tuple(kind: Any, value: object, where: str, violations: list[Violati
 
 def _decode_scalar(kind: type, value: object, where: str, violations: list[Violation]) -> Any:
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        # A whole number too large for a float is no number that a robot could use.
-        number = float(value) if abs(value) < 1e300 else math.inf
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond every float
+            number = math.inf
         if not math.isfinite(number):
             return _refuse(violations, where, "a finite number", value)
         return number

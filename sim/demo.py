@@ -19,6 +19,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Transform, Twist, Wrench
 from rclpy.node import Node
+from rclpy.utilities import try_shutdown
 from rich.console import Console
 from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
@@ -173,7 +174,7 @@ def fly(config: DemoConfig) -> report.FlightReport:
                     raise FlightError(f"{name} ended in flight; see {output / f'{name}.txt'}")
     finally:
         mission.destroy_node()
-        rclpy.try_shutdown()
+        try_shutdown()
     log = logs.read(output / "log")
     flight = report.flight(log)
     (output / "report.html").write_text(report.to_html(flight, log), encoding="utf-8")

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import torch
 
-from robot_policies.bundle import Golden, PolicyBundle
+from robot_policies.bundle import Golden, PolicyBundle, refuse_overwrite
 from robot_policies.contract import (
     SCHEMA_VERSION,
     Action,
@@ -29,7 +29,8 @@ from robot_policies.contract import (
     State,
     Timing,
 )
-from robot_policies.export import Source, export, model_card, provenance, record
+from robot_policies.export import export, record
+from robot_policies.graph import Source, model_card, provenance
 from robot_policies.models.foundation import FoundationPolicy
 from robot_policies.strict import ContractError, Violation
 
@@ -40,7 +41,7 @@ ABOUT = """\
 RAPTOR, a recurrent policy of 2,084 parameters that flies any quadrotor: it identifies the airframe
 in its hidden state while it flies. Weights by the authors, from the PyPI package
 foundation-policy {version} (MIT licence), unchanged; the graph is checked against the example run
-that their checkpoint carries.
+that their checkpoint carries. Paper: arXiv 2509.11481.
 
 Position and velocity errors are limited to +-0.5 m and +-1 m/s before the network, as PX4's
 mc_raptor does: larger ones were not seen in training. The network expects to be stepped at 100 Hz,
@@ -54,6 +55,7 @@ def import_raptor(path: str | Path, *, overwrite: bool = False) -> PolicyBundle:
         ContractError: the package is missing, or its checkpoint is not as expected.
         FileExistsError: the path exists and `overwrite` is False.
     """
+    refuse_overwrite(Path(path), overwrite)
     checkpoint = checkpoint_path()
     network, observation, action = load_checkpoint(checkpoint)
     data = hashlib.sha256(checkpoint.read_bytes()).hexdigest()

@@ -137,6 +137,14 @@ def test_sensor_jitter_costs_no_step(policy):
     assert sum(decision.missed for decision in decisions) == 0
 
 
+def test_a_burst_after_a_pause_is_not_stepped_on_in_a_hurry(policy):
+    slow = [reading(k * 1.02 * PERIOD) for k in range(100)]
+    burst = [reading(slow[-1].stamp + k * PERIOD / 10) for k in range(1, 21)]
+    _, decisions = run(policy, slow + burst)
+    assert sum(decision.stepped for decision in decisions[:100]) == 100
+    assert sum(decision.stepped for decision in decisions[100:]) in (2, 3)
+
+
 def test_a_gap_is_counted_and_warned_of(policy):
     _, decisions = run(policy, [reading(0.0), reading(0.04), reading(0.05)])
     assert decisions[1].missed == 3

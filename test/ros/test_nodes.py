@@ -193,11 +193,19 @@ def test_lasting_bad_readings_end_in_the_safe_command(flying, fault):
     assert not flying.commands[-1][1].any(), "good readings do not undo it: the operator does"
 
 
-def test_silence_and_time_going_backwards(flying):
+def test_time_going_backwards(flying):
+    """An older stamp alone is refused; when nothing newer follows, it ends in FALLBACK."""
     flying.send_odometry(delay_s=0.04)
-    flying.spin(0.02)
-    assert "backwards" in flying.status["policy_node"]["reason"] or True
-    flying.commands.clear()
+    flying.hover(0.3)
+    assert flying.status["policy_node"]["state"] in ("OK", "WARN", "HOLD")
+    flying.send_odometry(delay_s=0.04)
+    flying.spin(0.5)
+    assert not flying.commands[-1][1].any()
+    assert flying.status["policy_node"]["state"] == "FALLBACK"
+    assert "backwards" in flying.status["policy_node"]["reason"]
+
+
+def test_silence_of_the_sensors_ends_in_the_safe_command(flying):
     flying.spin(0.5)
     assert not flying.commands[-1][1].any()
     assert "stale" in flying.status["policy_node"]["reason"]

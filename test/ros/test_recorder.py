@@ -251,6 +251,16 @@ def test_what_cannot_be_recorded_is_refused_at_once(processes, tmp_path, argumen
     assert [path.name for path in existing.iterdir()] == ["file"]
 
 
+def test_without_mcap_it_says_how_to_install_it(processes, tmp_path):
+    code = "import sys; sys.modules['mcap.writer'] = None; from deploy.recorder_node import main"
+    arguments = ["--ros-args", "-p", f"output:={tmp_path / 'bag'}"]
+    process = processes.start(
+        "recorder_node", [sys.executable, "-c", f"{code}; main()", *arguments]
+    )
+    assert process.wait(timeout=30) == 2
+    assert "pip install 'robot_policies[logs]'" in processes.log("recorder_node")
+
+
 def test_a_definition_comes_with_all_that_it_refers_to():
     from deploy.recorder_node import message_definition
 

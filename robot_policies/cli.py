@@ -1,0 +1,382 @@
+"""The command robot-policies: every subcommand is a frozen dataclass, and imports late.
+
+Exit codes: 0 pass, 1 a gate fails, 2 usage or bad input, 3 contract refused, 70 internal error.
+Standard output carries the result (with --json ONE document), standard error all the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
+
+from robot_policies.strict import ContractError, Violation
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from robot_policies.bundle import PolicyBundle
+    from robot_policies.verify import Report
+
+PASS, GATE_FAILED, BAD_INPUT, REFUSED, INTERNAL = 0, 1, 2, 3, 70
+DEBUG = "ROBOT_POLICIES_DEBUG"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a subcommand ends with."""
+
+    code: int
+    document: Mapping[str, Any]
+    """What --json prints."""
+    shown: Sequence[RenderableType]
+    """What a person reads."""
+
+
+class Command(Protocol):
+    """A subcommand: its fields are its arguments."""
+
+    @property
+    def json(self) -> bool:
+        """Print one JSON document instead of text."""
+        ...
+
+    def run(self) -> Outcome:
+        """Do it."""
+        ...
+
+
+Json = Annotated[bool, arg(help="Print one JSON document on standard output.")]
+Replace = Annotated[bool, arg(help="Exchange an existing bundle for the new one.")]
+
+
+@dataclass(frozen=True)
+class ImportRaptor:
+    """Make a bundle of the RAPTOR quadrotor policy in the installed package foundation-policy.
+
+    Example: robot-policies import raptor
+    """
+
+    output: Path | None = None
+    """The bundle's directory; zoo:raptor in your own zoo where none is given."""
+    replace: Replace = False
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Import, and check against the authors' own numbers."""
+        from robot_policies.bundle import zoo_folders
+        from robot_policies.importers.raptor import import_raptor
+
+        path = self.output or zoo_folders()[1] / "raptor"
+        return _written(import_raptor(path, overwrite=self.replace))
+
+
+@dataclass(frozen=True)
+class ImportOnnx:
+    """Make a bundle of any ONNX policy and a YAML file that names its signals.
+
+    Example: robot-policies import onnx walk.onnx --signals walk.yaml --output bundles/walk
+
+    The file config/import_example.yaml explains every key; nothing is assumed in its place.
+    """
+
+    model: Positional[Path]
+    """The ONNX file; weights beside it are taken in."""
+    signals: Path
+    """YAML: the contract's sections, and `graph`, which maps the model's inputs and outputs."""
+    output: Path
+    """The bundle's directory."""
+    golden: Path | None = None
+    """A run recorded by the framework that trained the policy (npz: observation, action). Without
+    it the model itself is recorded, which cannot tell a mistake of its own exporter."""
+    replace: Replace = False
+    seed: int = 0
+    """Of the random observations of the golden run, where --golden gives none."""
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Wrap, compare with the original, and write."""
+        from robot_policies.importers.onnx_model import import_onnx
+
+        _require_files("an ONNX model", [self.model])
+        _require_files("a YAML file", [self.signals])
+        _require_files("an npz file", [self.golden] if self.golden else [])
+        bundle, notes = import_onnx(
+            self.model, self.signals, self.output,
+            golden=self.golden, replace=self.replace, seed=self.seed,
+        )  # fmt: skip
+        return _written(bundle, notes)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a bundle of a policy that others trained: raptor or onnx."""
+
+    source: (
+        Annotated[ImportRaptor, tyro.conf.subcommand("raptor")]
+        | Annotated[ImportOnnx, tyro.conf.subcommand("onnx")]
+    )
+
+    @property
+    def json(self) -> bool:
+        """As the chosen source says."""
+        return self.source.json
+
+    def run(self) -> Outcome:
+        """Run the chosen import."""
+        return self.source.run()
+
+
+@dataclass(frozen=True)
+class Export:
+    """Make a bundle of a checkpoint that this project trained.
+
+    Example: robot-policies export runs/hover/checkpoint.pt --output bundles/hover
+    """
+
+    checkpoint: Positional[Path]
+    """What training wrote."""
+    output: Path
+    """The bundle's directory."""
+    replace: Replace = False
+    seed: int = 0
+    """Of the random observations of the golden run."""
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Export, and compare the graph with the network."""
+        from robot_policies.export import export_checkpoint
+
+        _require_files("a checkpoint", [self.checkpoint])
+        bundle = export_checkpoint(
+            self.checkpoint, self.output, replace=self.replace, seed=self.seed
+        )
+        return _written(bundle)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a bundle: files, contract, signature, graph, golden replay and latency.
+
+    Example: robot-policies verify zoo:raptor --trusted-key keys/team.pem
+    """
+
+    bundle: Positional[str]
+    """A path or zoo:NAME."""
+    trusted_key: tuple[Path, ...] = ()
+    """ed25519 public keys (PEM); with any, a signature by one of them is demanded."""
+    no_latency: bool = False
+    """Leave the measurement of latency out."""
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Verify; exit 3 where the bundle is refused, 1 where it is only too slow."""
+        from robot_policies.verify import verify
+
+        _require_bundle(self.bundle)
+        _require_files("a public key in PEM", self.trusted_key)
+        report = verify(self.bundle, self.trusted_key, latency=not self.no_latency)
+        code = REFUSED if report.refused else PASS if report.ok else GATE_FAILED
+        return Outcome(code, report.to_dict(), [_checklist(report), *_listed(report.violations)])
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Sign a bundle with an ed25519 key (make one: openssl genpkey -algorithm ed25519).
+
+    Example: robot-policies sign bundles/hover --key team-private.pem
+    """
+
+    bundle: Positional[str]
+    """A path or zoo:NAME."""
+    key: Path
+    """The private key in PEM."""
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Verify that the bundle loads, then sign it."""
+        from robot_policies.bundle import sign
+        from robot_policies.runtime import load_policy
+
+        _require_bundle(self.bundle)
+        _require_files("a private key in PEM", [self.key])
+        load_policy(self.bundle)
+        path = sign(self.bundle, self.key)
+        return Outcome(PASS, {"signature": str(path)}, [f"signed: {path}"])
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Look at this machine: versions, ROS, threads, clock, real-time rights, name clashes.
+
+    Example: robot-policies doctor --json
+    """
+
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Examine; exit 1 where something will not work."""
+        from robot_policies.doctor import examine
+
+        findings = examine()
+        failed = any(finding.status == "fail" for finding in findings)
+        document = {"ok": not failed, "findings": [vars(finding) for finding in findings]}
+        rows = [(f.name, f.status, f.found, f.mend) for f in findings]
+        table = _table(("finding", "", "found", "how to mend"), rows)
+        return Outcome(GATE_FAILED if failed else PASS, document, [table])
+
+
+Subcommand = (
+    Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Sign, tyro.conf.subcommand("sign")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+class UsageError(ValueError):
+    """An argument that cannot be meant."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    command: Command = tyro.cli(
+        Subcommand,  # type: ignore[arg-type]
+        prog="robot-policies",
+        description="Make, check and sign bundles of robot policies.",
+        args=arguments,
+        config=(OmitSubcommandPrefixes, OmitArgPrefixes, FlagCreatePairsOff),
+    )
+    failed = False
+    try:
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            # Warnings of libraries tell users nothing that they could mend.
+            warnings.simplefilter("default" if DEBUG in os.environ else "ignore")
+            outcome = command.run()
+    except (Exception, KeyboardInterrupt) as error:
+        outcome, failed = _failure(error), True
+    if command.json:
+        print(json.dumps(outcome.document, indent=1, default=str))
+    else:
+        _show(outcome.shown, to_stderr=failed)
+    return outcome.code
+
+
+def _failure(error: BaseException) -> Outcome:
+    """Say what went wrong in words; the traceback is for those who ask for it."""
+    if DEBUG in os.environ:
+        traceback.print_exception(error)
+    if isinstance(error, ContractError):
+        listed = {"violations": [vars(violation) for violation in error.violations]}
+        return Outcome(REFUSED, {"ok": False} | listed, _listed(error.violations))
+    if isinstance(error, KeyboardInterrupt):
+        return _error(130, "interrupted")
+    if isinstance(error, ModuleNotFoundError):
+        mend = "install what trains and exports: pip install 'robot_policies[train]'"
+        return _error(BAD_INPUT, f"the package {error.name} is not installed; {mend}")
+    if isinstance(error, OSError | ValueError):
+        return _error(BAD_INPUT, str(error))
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    ask = f"report it with `robot-policies doctor --json` and what {DEBUG}=1 prints"
+    return _error(INTERNAL, f"internal error: {text}; {ask}, to the maintainers (setup.py)")
+
+
+def _error(code: int, text: str) -> Outcome:
+    return Outcome(code, {"ok": False, "error": text}, [f"error: {text}"])
+
+
+def _show(items: Sequence[RenderableType], to_stderr: bool) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+    for item in items:
+        console.print(item, markup=False)
+
+
+def _written(bundle: PolicyBundle, notes: Sequence[str] = ()) -> Outcome:
+    """Say where the bundle is and how well its graph replays the record."""
+    from robot_policies.runtime import OnnxPolicy
+
+    difference = OnnxPolicy(bundle).replay(bundle.golden)[1]
+    steps = len(bundle.golden.reset)
+    document = {
+        "ok": True,
+        "bundle": str(bundle.path),
+        "sha256": bundle.contract.sha256(),
+        "golden_steps": steps,
+        "max_difference": difference,
+        "tolerance": bundle.contract.tolerance,
+        "notes": list(notes),
+    }
+    text = f"wrote {bundle.path} ({steps} golden steps replay within {difference:.2g})"
+    return Outcome(PASS, document, [text, *(f"note: {note}" for note in notes)])
+
+
+def _require_files(kind: str, paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            found = "a directory" if path.is_dir() else "nothing"
+            raise UsageError(f"{path}: expected {kind}, found {found}; correct the path")
+
+
+def _require_bundle(name: str) -> None:
+    from robot_policies.bundle import zoo_names
+
+    if name.startswith("zoo:"):
+        if name not in zoo_names():
+            known = ", ".join(zoo_names()) or "an empty zoo"
+            mend = "`robot-policies import raptor` makes zoo:raptor"
+            raise UsageError(f"{name}: no such bundle, found {known}; {mend}")
+    elif not Path(name).is_dir():
+        raise UsageError(f"{name}: expected a bundle's directory or zoo:NAME; correct the path")
+
+
+_STYLES = {"ok": "green", "warn": "yellow", "not run": "yellow", "fail": "red", "failed": "red"}
+
+
+def _checklist(report: Report) -> RenderableType:
+    rows = [
+        (check.name, check.status, "  ".join(map(_figure, check.figures.items())))
+        for check in report.checks
+    ]
+    return _table((report.bundle, "", "measured"), rows)
+
+
+def _figure(item: tuple[str, object]) -> str:
+    name, value = item
+    if name == "reason":
+        return str(value)
+    if not isinstance(value, float):
+        return f"{name} {value}"
+    return f"{name[:-2]} {value * 1e3:.3g} ms" if name.endswith("_s") else f"{name} {value:.3g}"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _listed(violations: Iterable[Violation]) -> list[RenderableType]:
+    return [f"- {violation}" for violation in violations]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
