@@ -10,13 +10,14 @@ is to advance the policy, on a tick that was not refused. The same calls give th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
-from deploy.safety import Mode, SafetyConfig, limit_rate, ramp, refuse_time
+from deploy.safety import Mode, SafetyConfig, Vector, limit, limit_rate, ramp, refuse_time
 from robot_policies.contract import Contract
 from robot_policies.strict import ContractError
 
@@ -61,7 +62,7 @@ class ControlState:
     """s, of the reading stepped on last."""
     due: float | None = None
     """s, the stamp at which the next step is due."""
-    command: np.ndarray | None = None
+    command: Vector | None = None
     """[Da], sent last."""
     refused_since: float | None = None
     """s, since when every input was refused."""
@@ -72,7 +73,7 @@ class ControlState:
 class Decision:
     """The outcome of a tick."""
 
-    command: np.ndarray | None
+    command: Vector | None
     """[Da] in the contract's units, finite and within its limits; None: send nothing."""
     mode: Mode
     reason: str
@@ -90,7 +91,7 @@ def tick(
     Call it on every reading and, so that silence is noticed, from a watchdog timer.
     """
     if state.mode is Mode.FALLBACK:
-        return state, Decision(config.limits.safe_command, state.mode, state.reason, False)
+        return state, Decision(config.safe_command, state.mode, state.reason, False)
     refusal = _refusal(state, reading, now, policy.contract, config)
     if refusal or reading is None:
         return _refused(state, refusal, now, config)
@@ -101,7 +102,9 @@ def tick(
         chunk = policy.step(reading.signals)
     except ContractError as error:
         return _refused(state, str(error), now, config)
-    wanted = np.concatenate([value[0, 0].ravel() for value in chunk.values()], dtype=np.float64)
+    wanted = tuple(number for value in chunk.values() for number in value[0, 0].ravel().tolist())
+    if not all(map(math.isfinite, wanted)):
+        return _refused(state, f"the policy's command is not finite: {wanted}", now, config)
     return _accept(state, reading, wanted, now, period, config)
 
 
@@ -132,7 +135,7 @@ def _refused(
     since = now if state.refused_since is None else state.refused_since
     # Before the first command nothing moves, so waiting for inputs may take as long as it takes.
     if state.started is not None and now - since > config.hold_timeout_s:
-        mode, command = Mode.FALLBACK, config.limits.safe_command
+        mode, command = Mode.FALLBACK, config.safe_command
         reason = f"inputs refused for more than {config.hold_timeout_s:g} s: {reason}"
     else:
         mode, command = Mode.HOLD, None
@@ -143,26 +146,25 @@ def _refused(
 def _accept(
     state: ControlState,
     reading: Reading,
-    wanted: np.ndarray,
+    wanted: Vector,
     now: float,
     period: float,
     config: SafetyConfig,
 ) -> tuple[ControlState, Decision]:
     """Ramp, limit the rate, and schedule the next step."""
-    limits = config.limits
     started = now if state.started is None else state.started
-    command = ramp(wanted, limits.start_command, now - started, config.ramp_in_s)
+    command = ramp(wanted, config.start_command, now - started, config.ramp_in_s)
     elapsed = period if state.stamp is None else max(reading.stamp - state.stamp, period)
-    previous = limits.start_command if state.command is None else state.command
-    command, limited = limit_rate(command, previous, limits.max_rate, elapsed)
+    previous = config.start_command if state.command is None else state.command
+    command, changed = limit_rate(command, previous, config.max_rate, elapsed)
     # Once more in double precision: the contract's limits were applied to 32-bit numbers.
-    command = np.minimum(np.maximum(command, limits.lower), limits.upper)
+    command = limit(command, zip(config.lower, config.upper, strict=True))
     missed = 0 if elapsed <= LATE * period else round(elapsed / period) - 1
     warnings = [reading.warning] if reading.warning else []
     if missed:
         warnings.append(f"{missed} control periods missed: readings {elapsed * 1e3:.0f} ms apart")
-    if limited.any():
-        warnings.append(f"rate limited on element {', '.join(map(str, np.flatnonzero(limited)))}")
+    if changed:
+        warnings.append(f"rate limited on element {', '.join(map(str, changed))}")
     reason = "; ".join(warnings)
     mode = Mode.WARN if warnings else Mode.OK
     # Keep to the grid of the first reading; where readings fall behind it, it waits for them, so

@@ -1,20 +1,22 @@
 """Limits and time: what keeps a command inside what the robot was declared to bear.
 
-Everything here is pure: arrays and times in, arrays and reasons out.
+Everything here is pure: commands and times in, commands and reasons out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from robot_policies.contract import Contract
 from robot_policies.strict import ContractError, Violation
+
+Vector = tuple[float, ...]
+"""A command [Da]. Plain floats: so few numbers cost numpy several times as long, in the loop."""
 
 
 class Mode(str, Enum):
@@ -27,16 +29,6 @@ class Mode(str, Enum):
     """An input was refused: no command was sent, the next good input goes on."""
     FALLBACK = "FALLBACK"
     """Refusals lasted too long: the safe command is sent until the operator resets."""
-
-
-class Limits(NamedTuple):
-    """Vectors [Da] of a SafetyConfig."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-    safe_command: np.ndarray
-    start_command: np.ndarray
-    max_rate: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,12 +51,6 @@ class SafetyConfig:
     """How long inputs may be refused in operation before FALLBACK."""
     max_future_s: float
     """How far a time stamp may lie in the future before the clocks count as not synchronised."""
-
-    @cached_property
-    def limits(self) -> Limits:
-        """The vectors as arrays, made once."""
-        fields = (self.lower, self.upper, self.safe_command, self.start_command, self.max_rate)
-        return Limits(*(np.asarray(values, np.float64) for values in fields))
 
     def check(self, contract: Contract) -> None:
         """Refuse settings that do not fit the policy (ContractError with every violation)."""
@@ -119,19 +105,27 @@ def age(now: float, stamp: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def ramp(command: np.ndarray, start: np.ndarray, elapsed_s: float, ramp_in_s: float) -> np.ndarray:
+def ramp(command: Vector, start: Vector, elapsed_s: float, ramp_in_s: float) -> Vector:
     """Blend linearly from `start` [Da] to `command` [Da] over the first `ramp_in_s` seconds."""
     if elapsed_s >= ramp_in_s:
         return command
     share = max(elapsed_s, 0.0) / ramp_in_s
-    return (1 - share) * start + share * command
+    return tuple((1 - share) * a + share * b for a, b in zip(start, command, strict=True))
 
 
 def limit_rate(
-    command: np.ndarray, previous: np.ndarray, max_rate: np.ndarray, dt: float
-) -> tuple[np.ndarray, np.ndarray]:
+    command: Vector, previous: Vector, max_rate: Vector, dt: float
+) -> tuple[Vector, list[int]]:
     """Limit the change from `previous` [Da] to max_rate * dt; also which elements were limited."""
-    step = max_rate * dt
-    limited = np.minimum(np.maximum(command, previous - step), previous + step)
+    steps = zip(previous, max_rate, strict=True)
+    limited = limit(command, [(p - r * dt, p + r * dt) for p, r in steps])
     # Rounding of previous +- step alone is no limit.
-    return limited, np.abs(limited - command) > 1e-9
+    changed = [
+        i for i, (a, b) in enumerate(zip(limited, command, strict=True)) if abs(a - b) > 1e-9
+    ]
+    return limited, changed
+
+
+def limit(command: Vector, bounds: Iterable[tuple[float, float]]) -> Vector:
+    """Limit each element of `command` [Da] to its (lower, upper)."""
+    return tuple(min(max(c, low), high) for c, (low, high) in zip(command, bounds, strict=True))
