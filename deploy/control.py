@@ -5,7 +5,8 @@ is to advance the policy, on a tick that was not refused. The same calls give th
 
     OK / WARN  the command was sent
     HOLD       this input was refused: nothing is sent (the guard's timeout goes on running)
-    FALLBACK   refused for longer than hold_timeout_s: the safe command, until a new activation
+    FALLBACK   refused for longer than hold_timeout_s, or fed at another rate than it was trained
+               at: the safe command, until a new activation
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,9 +23,20 @@ from robot_policies.contract import Contract
 from robot_policies.strict import ContractError
 
 EARLY = 0.25
-"""Share of a control period by which a reading may leave the policy's grid (sensors jitter)."""
-LATE = 1.5
-"""Control periods after which a step counts as missed."""
+"""Share of a control period by which a reading may come before its time (sensors jitter)."""
+LAG = 0.4
+"""Share of a control period by which the grid of steps may lag behind the readings."""
+RATE_STEPS, RATE_PERIODS = 10, 1.25
+"""A flight whose first RATE_STEPS readings ALL come later than this has another rate."""
+
+
+class Now(NamedTuple):
+    """The time of a tick, s."""
+
+    stamp: float
+    """On the clock of the readings' stamps, which may be set."""
+    steady: float
+    """On a clock that only goes forward: for durations."""
 
 
 class Policy(Protocol):
@@ -57,7 +69,7 @@ class ControlState:
 
     mode: Mode = Mode.OK
     started: float | None = None
-    """s, when the first command was sent; the ramp runs from here."""
+    """s (steady), when the first command was sent; the ramp runs from here."""
     stamp: float | None = None
     """s, of the reading stepped on last."""
     due: float | None = None
@@ -65,7 +77,10 @@ class ControlState:
     command: Vector | None = None
     """[Da], sent last."""
     refused_since: float | None = None
-    """s, since when every input was refused."""
+    """s (steady), since when every input was refused."""
+    steps: int = 0
+    late: int = 0
+    """How many of the steps came later than RATE_PERIODS."""
     reason: str = ""
 
 
@@ -84,28 +99,30 @@ class Decision:
 
 
 def tick(
-    state: ControlState, reading: Reading | None, now: float, policy: Policy, config: SafetyConfig
+    state: ControlState, reading: Reading | None, now: Now, policy: Policy, config: SafetyConfig
 ) -> tuple[ControlState, Decision]:
-    """Decide what to send at time `now` (s, of the readings' clock).
+    """Decide what to send at time `now`.
 
     Call it on every reading and, so that silence is noticed, from a watchdog timer.
     """
     if state.mode is Mode.FALLBACK:
         return state, Decision(config.safe_command, state.mode, state.reason, False)
-    refusal = _refusal(state, reading, now, policy.contract, config)
+    refusal = _refusal(state, reading, now.stamp, policy.contract, config)
     if refusal or reading is None:
-        return _refused(state, refusal, now, config)
+        return _refused(state, refusal, now.steady, config)
     period = 1.0 / policy.contract.timing.control_hz
     if not _is_due(state, reading, period):
         return state, Decision(None, state.mode, state.reason, stepped=False)
     try:
         chunk = policy.step(reading.signals)
     except ContractError as error:
-        return _refused(state, str(error), now, config)
+        return _refused(state, str(error), now.steady, config)
     wanted = tuple(number for value in chunk.values() for number in value[0, 0].ravel().tolist())
     if not all(map(math.isfinite, wanted)):
-        return _refused(state, f"the policy's command is not finite: {wanted}", now, config)
-    return _accept(state, reading, wanted, now, period, config)
+        refusal = f"the policy's command is not finite: {wanted}"
+        return _refused(state, refusal, now.steady, config)
+    state, decision = _accept(state, reading, wanted, now.steady, period, config)
+    return (state, decision) if state.late < RATE_STEPS else _wrong_rate(state, period, config)
 
 
 def _refusal(
@@ -135,12 +152,26 @@ def _refused(
     since = now if state.refused_since is None else state.refused_since
     # Before the first command nothing moves, so waiting for inputs may take as long as it takes.
     if state.started is not None and now - since > config.hold_timeout_s:
-        mode, command = Mode.FALLBACK, config.safe_command
         reason = f"inputs refused for more than {config.hold_timeout_s:g} s: {reason}"
-    else:
-        mode, command = Mode.HOLD, None
-    state = replace(state, mode=mode, reason=reason, refused_since=since)
-    return state, Decision(command, mode, reason, stepped=False)
+        return _fall_back(state, reason, config)
+    state = replace(state, mode=Mode.HOLD, reason=reason, refused_since=since)
+    return state, Decision(None, Mode.HOLD, reason, stepped=False)
+
+
+def _wrong_rate(
+    state: ControlState, period: float, config: SafetyConfig
+) -> tuple[ControlState, Decision]:
+    limit_ms = RATE_PERIODS * period * 1e3
+    reason = f"all of the first {RATE_STEPS} readings came more than {limit_ms:.1f} ms apart"
+    rate = f"the policy was trained to be stepped at {1 / period:g} Hz"
+    return _fall_back(state, f"{reason}: {rate}; speed the sensor up", config)
+
+
+def _fall_back(
+    state: ControlState, reason: str, config: SafetyConfig
+) -> tuple[ControlState, Decision]:
+    state = replace(state, mode=Mode.FALLBACK, reason=reason)
+    return state, Decision(config.safe_command, Mode.FALLBACK, reason, stepped=False)
 
 
 def _accept(
@@ -159,7 +190,8 @@ def _accept(
     command, changed = limit_rate(command, previous, config.max_rate, elapsed)
     # Once more in double precision: the contract's limits were applied to 32-bit numbers.
     command = limit(command, zip(config.lower, config.upper, strict=True))
-    missed = 0 if elapsed <= LATE * period else round(elapsed / period) - 1
+    behind = 0.0 if state.due is None else reading.stamp - state.due
+    missed = max(int(behind / period + EARLY), 0)
     warnings = [reading.warning] if reading.warning else []
     if missed:
         warnings.append(f"{missed} control periods missed: readings {elapsed * 1e3:.0f} ms apart")
@@ -169,9 +201,12 @@ def _accept(
     mode = Mode.WARN if warnings else Mode.OK
     # Keep to the grid of the first reading; where readings fall behind it, it waits for them, so
     # that a burst after a pause is not stepped on faster than the policy was trained at.
-    due = max(state.due or 0.0, reading.stamp - EARLY * period)
+    due = max(state.due or 0.0, reading.stamp - LAG * period)
+    is_late = state.steps == state.late and elapsed > RATE_PERIODS * period
     state = ControlState(
         mode=mode, reason=reason, started=started,
         stamp=reading.stamp, due=due + period, command=command,
+        # The first step has no interval, so it counts with the second.
+        steps=state.steps + (state.stamp is not None), late=state.late + is_late,
     )  # fmt: skip
     return state, Decision(command, mode, reason, stepped=True, missed=missed)

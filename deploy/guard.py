@@ -45,7 +45,9 @@ class GuardState:
     """WAITING for a first command, PASSING commands on, or TRIPPED for a reason."""
 
     last: float | None = None
-    """s (monotonic), when the last command was passed on."""
+    """s (steady), when the last command was passed on."""
+    heard: float | None = None
+    """s (steady), when the last command of any kind came, passed on or not."""
     reason: str = ""
     """Why it is tripped; empty while it is not."""
     trips: int = 0
@@ -59,11 +61,12 @@ class GuardState:
 def judge(
     state: GuardState, labels: Sequence[str], values: np.ndarray, now: float, config: GuardConfig
 ) -> tuple[GuardState, np.ndarray | None]:
-    """Judge a command that came at `now` (s, monotonic): what to send on, None for nothing.
+    """Judge a command that came at `now` (s, steady): what to send on, None for nothing.
 
     While tripped, commands are not passed on: `watch` gives the safe command.
     """
     state, _ = watch(state, now, config)  # a late command does not undo a timeout
+    state = replace(state, heard=now)
     if state.reason:
         return state, None
     reason = _refusal(labels, values, config)
@@ -82,9 +85,20 @@ def watch(
     return state, np.array(config.safe_command) if state.reason else None
 
 
-def reset(state: GuardState) -> GuardState:
-    """The operator's reset: wait for a first command again."""
-    return GuardState(trips=state.trips)
+def reset(state: GuardState, now: float, config: GuardConfig) -> tuple[GuardState, str]:
+    """The operator's reset: wait for a first command again, or say why not yet.
+
+    While a policy is sending, a reset would let its full command through in one step, long after
+    its ramp: it has to be deactivated first.
+    """
+    if state.reason and state.heard is not None and now - state.heard <= config.timeout_s:
+        return state, "commands are coming: deactivate the policy, reset, then activate it"
+    return GuardState(trips=state.trips), ""
+
+
+def trip(state: GuardState, reason: str) -> GuardState:
+    """Stop passing commands on, for a reason found elsewhere."""
+    return state if state.reason else _trip(state, reason)
 
 
 def _trip(state: GuardState, reason: str) -> GuardState:

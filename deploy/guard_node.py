@@ -4,8 +4,9 @@
     ~/reset  Trigger                 -> |            | -> /diagnostics
 
 It passes good commands on at once. It gives the safe command, at `watch_hz`, from the first bad
-command, or from the first silence longer than `timeout_s`, until ~/reset is called. Worst case
-from the last command to the safe one: timeout_s + 1 / watch_hz, and the machine's scheduling.
+command, or from the first silence longer than `timeout_s`, until ~/reset is called, and when it is
+itself ended. Worst case from the last command to the safe one: timeout_s + 1 / watch_hz, and the
+machine's scheduling.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from std_srvs.srv import Trigger
 
 from deploy import guard
 from deploy.guard import GuardConfig, GuardState
-from robot_policies.ros import ERROR, NEWEST, OK, Diagnostics, read_parameters, run
+from robot_policies.ros import ERROR, NEWEST, OK, STEADY, Diagnostics, read_parameters, run
 
 DIAGNOSTICS_HZ = 5.0
 
@@ -33,6 +34,12 @@ class GuardNodeConfig(GuardConfig):
     """Parameters of guard_node (config/quadrotor.yaml describes each)."""
 
     watch_hz: float
+
+    def __post_init__(self) -> None:
+        """Refuse what would make the promised reaction time untrue."""
+        super().__post_init__()
+        if not 20 <= self.watch_hz <= 1000:
+            raise ValueError(f"watch_hz: expected 20 to 1000, found {self.watch_hz}")
 
 
 class GuardNode(Node):
@@ -51,9 +58,10 @@ class GuardNode(Node):
         self._publisher = self.create_publisher(Float64MultiArray, "motors", NEWEST)
         self.create_subscription(Float64MultiArray, "policy/motors", self._on_command, NEWEST)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self.create_timer(1 / config.watch_hz, self._on_watch)
+        # On the steady clock: the guard watches also when the ROS clock is set, or stands still.
+        self.create_timer(1 / config.watch_hz, self._on_watch, clock=STEADY)
         self._diagnostics = Diagnostics(self)
-        self.create_timer(1 / DIAGNOSTICS_HZ, self._report)
+        self.create_timer(1 / DIAGNOSTICS_HZ, self._report, clock=STEADY)
         gc.collect()
         gc.freeze()
 
@@ -80,13 +88,28 @@ class GuardNode(Node):
             self._report()
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = True
-        response.message = f"was {self._state.name} {self._state.reason}".strip()
-        self._state = guard.reset(self._state)
+        was = f"{self._state.name} {self._state.reason}".strip()
+        self._state, refusal = guard.reset(self._state, time.monotonic(), self._config)
+        response.success = not refusal
+        response.message = refusal or f"was {was}"
         self.get_logger().info(f"reset: {response.message}")
         return response
 
+    def stop(self) -> None:
+        """End with the safe command, if commands have ever flowed."""
+        if self._state.name == "WAITING":
+            return
+        # More than once, and with time to leave: nothing repeats it after this.
+        for _ in range(3):
+            self._send(self._state, np.array(self._config.safe_command))
+            time.sleep(0.02)
+
     def _report(self) -> None:
+        before = self._state
+        if (publishers := self.count_publishers("policy/motors")) > 1:
+            self._state = guard.trip(before, f"{publishers} nodes publish policy/motors")
+            if self._state is not before:
+                self.get_logger().error(f"tripped: {self._state.reason}")
         state = self._state
         values = {"state": state.name, "reason": state.reason, "trips": state.trips}
         message = state.reason or state.name

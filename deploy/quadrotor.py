@@ -34,8 +34,8 @@ SIGNALS = {
 class Setpoint:
     """Where to be."""
 
-    stamp: float
-    """s, when it was received."""
+    received: float
+    """s (steady)."""
     position: tuple[float, float, float]
     """m, world."""
     velocity: tuple[float, float, float]
@@ -55,11 +55,17 @@ class QuadrotorInterface:
             raise ContractError(violations)
         self._world_frame, self._body_frame = world_frame, body_frame
         self._setpoint_timeout_s = setpoint_timeout_s
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the set-point: a new flight waits for a new one."""
         self._setpoint: Setpoint | None = None
         self._setpoint_refusal = ""
 
     def take_setpoint(self, message: Any, now: float) -> str:
-        """Take a trajectory_msgs/MultiDOFJointTrajectory, whose first point is where to be.
+        """Take a trajectory_msgs/MultiDOFJointTrajectory at time `now` (s, steady).
+
+        Its first point is where to be.
 
         Returns:
             Why it was refused (the set-point before is kept), or "".
@@ -72,7 +78,7 @@ class QuadrotorInterface:
         return self._setpoint_refusal
 
     def read(self, odometry: Any, now: float) -> Reading:
-        """Make a Reading of a nav_msgs/Odometry at time `now` (s)."""
+        """Make a Reading of a nav_msgs/Odometry at time `now` (s, steady)."""
         stamp = seconds(odometry.header.stamp)
         refusal = self._refuse_frames(odometry)
         quaternion = _xyzw(odometry.pose.pose.orientation)
@@ -97,9 +103,9 @@ class QuadrotorInterface:
 
     def _hold_if_old(self, setpoint: Setpoint, now: float) -> tuple[Setpoint, str]:
         """Without fresh set-points stay where the last one was, at rest."""
-        if now - setpoint.stamp <= self._setpoint_timeout_s:
+        if now - setpoint.received <= self._setpoint_timeout_s:
             return setpoint, ""
-        held = Setpoint(setpoint.stamp, setpoint.position, (0.0, 0.0, 0.0), setpoint.yaw)
+        held = Setpoint(setpoint.received, setpoint.position, (0.0, 0.0, 0.0), setpoint.yaw)
         # A set-point at rest is complete in itself: only a moving one is missed.
         return held, "set-point stale: holding its position" if any(setpoint.velocity) else ""
 

@@ -5,6 +5,7 @@ The one module of robot_policies that needs rclpy; both deploy and sim build on 
 
 from __future__ import annotations
 
+import signal
 import typing
 from collections import deque
 from collections.abc import Callable
@@ -15,11 +16,14 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.utilities import ok, try_shutdown
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import try_shutdown
 
 from robot_policies.strict import ContractError, Violation
 
@@ -34,11 +38,19 @@ NEWEST = QoSProfile(
 """For sensors and commands: only the newest message counts, and none is ever latched."""
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+SIGNAL_S = 0.2
+"""Longest time until a node that is idle notices a signal."""
 _BUILT_IN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
 
-def read_parameters(node: Node, kind: type[T]) -> T:
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)
+"""For timers: goes on when the ROS clock is set, or stands still."""
+
+
+def read_parameters(node: Node, kind: type[T], read_only: bool = True) -> T:
     """Fill a dataclass from the node's parameters; every field is a parameter without default.
+
+    With `read_only` a later change is refused by ROS: it would have no effect.
 
     Raises:
         ContractError: listing every missing, unknown and wrongly typed parameter, and what the
@@ -48,16 +60,10 @@ def read_parameters(node: Node, kind: type[T]) -> T:
     violations: list[Violation] = []
     values = {}
     for name, hint in hints.items():
-        if not node.has_parameter(name):
-            # Typed by ourselves below, so that 1 passes for 1.0 and errors name the file.
-            node.declare_parameter(name, None, ParameterDescriptor(dynamic_typing=True))
         try:
-            values[name] = _convert(node.get_parameter(name).value, hint)
-        except TypeError as error:
-            mend = f"set it under {node.get_name()}/ros__parameters in the parameter file"
-            found = repr(node.get_parameter(name).value)
-            found = "nothing" if found == "None" else found
-            violations.append(Violation(f"parameter {name}", str(error), found, mend))
+            values[name] = read_parameter(node, name, hint, read_only)
+        except ContractError as error:
+            violations.extend(error.violations)
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     for name in getattr(node, "_parameter_overrides", {}):
         if name not in known and not name.startswith(_BUILT_IN):
@@ -73,6 +79,22 @@ def read_parameters(node: Node, kind: type[T]) -> T:
         raise ContractError(
             [Violation(node.get_name(), "consistent parameters", str(error), mend)]
         ) from None
+
+
+def read_parameter(node: Node, name: str, hint: Any, read_only: bool = True) -> Any:
+    """One parameter of type `hint`; ContractError where it is missing or of another type."""
+    if not node.has_parameter(name):
+        # Typed by ourselves below, so that 1 passes for 1.0 and errors name the file.
+        descriptor = ParameterDescriptor(dynamic_typing=True, read_only=read_only)
+        node.declare_parameter(name, None, descriptor)
+    value = node.get_parameter(name).value
+    try:
+        return _convert(value, hint)
+    except TypeError as error:
+        mend = f"set it under {node.get_name()}/ros__parameters in the parameter file"
+        found = "nothing" if value is None else repr(value)
+        violation = Violation(f"parameter {name}", str(error), found, mend)
+        raise ContractError([violation]) from None
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -133,24 +155,27 @@ class Durations:
 
 
 def run(make_node: Callable[[], Node]) -> int:
-    """Run a node until SIGINT or SIGTERM; returns the exit code (2: it refused to start)."""
-    rclpy.init()
+    """Run a node until SIGINT or SIGTERM; returns the exit code (2: it refused to start).
+
+    A node with a method `stop` can still publish in it, when the signal has come.
+    """
+    ended: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: ended.append(number))
+    # Not rclpy's own handlers: they close the context under the feet of a running callback.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
         node = make_node()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        while not ended:
+            executor.spin_once(timeout_sec=SIGNAL_S)
+        getattr(node, "stop", lambda: None)()
     except ContractError as error:
         for violation in error.violations:
             get_logger("robot_policies").fatal(str(violation))
         return 2
-    except Exception:
-        # A signal can end the context in the middle of a callback: that is no fault.
-        if ok():
-            raise
     finally:
         if node is not None:
             node.destroy_node()

@@ -25,7 +25,16 @@ from sensor_msgs.msg import Imu
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
-from robot_policies.ros import ERROR, NEWEST, OK, Diagnostics, Durations, read_parameters, run
+from robot_policies.ros import (
+    ERROR,
+    NEWEST,
+    OK,
+    STEADY,
+    Diagnostics,
+    Durations,
+    read_parameters,
+    run,
+)
 from sim.quadrotor import airframes
 from sim.quadrotor.robot import Measurement, SimulatedQuadrotor
 
@@ -79,11 +88,11 @@ class RobotNode(Node):
         self.create_subscription(Wrench, "push", self._on_push, 10)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = Diagnostics(self)
-        self.create_timer(1 / DIAGNOSTICS_HZ, self._report)
+        self.create_timer(1 / DIAGNOSTICS_HZ, self._report, clock=STEADY)
         # The stamps are on the ROS clock, their steps on the simulation's.
         self._epoch = self.get_clock().now().nanoseconds - round(self._robot.time * 1e9)
         self._published = time.monotonic()
-        self.create_timer(self._period, self._advance)
+        self.create_timer(self._period, self._advance, clock=STEADY)
 
     def _messages(self) -> tuple[Odometry, Imu]:
         odometry, imu = Odometry(), Imu()

@@ -75,7 +75,7 @@ class SimulatedQuadrotor:
 
         Raises ValueError for another shape or a number that is not finite.
         """
-        if motors.shape != (4,) or not np.isfinite(motors).all():
+        if motors.shape != (4,) or not _fits(motors):
             raise ValueError(f"motors: expected 4 finite numbers, found {motors}")
         self._motors, self._motors_time = motors.astype(np.float64), self.time
 
@@ -84,7 +84,7 @@ class SimulatedQuadrotor:
 
         Raises ValueError for another shape or a number that is not finite.
         """
-        if force.shape != (3,) or not np.isfinite(force).all():
+        if force.shape != (3,) or not _fits(force):
             raise ValueError(f"force: expected 3 finite numbers, found {force}")
         self._force, self._force_until = force.astype(np.float64), self.time + duration_s
 
@@ -146,3 +146,8 @@ class SimulatedQuadrotor:
 
 def _vector(rows: torch.Tensor) -> np.ndarray:
     return rows[:, 0].numpy().astype(np.float64)
+
+
+def _fits(values: np.ndarray) -> bool:
+    """Finite also as the 32-bit numbers that the dynamics are computed in."""
+    return bool((np.abs(values) <= np.finfo(np.float32).max).all())

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.control import ControlState, Reading, tick
+from deploy.control import ControlState, Now, Reading
+from deploy.control import tick as tick_at
 from deploy.safety import Mode, SafetyConfig
 from robot_policies import load_policy
 
@@ -22,6 +23,11 @@ CONFIG = SafetyConfig(
     hold_timeout_s=0.1,
     max_future_s=0.01,
 )
+
+
+def tick(state, item, now, policy, config):
+    """One tick, with both clocks at `now`."""
+    return tick_at(state, item, Now(now, now), policy, config)
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +130,32 @@ def test_before_the_first_command_waiting_is_no_fault(policy):
     assert decision.mode is Mode.OK
 
 
-@pytest.mark.parametrize("sensor_hz", [100, 200, 250, 400, 1000])
+@pytest.mark.parametrize("sensor_hz", [100, 120, 125, 200, 250, 400, 1000])
 def test_a_fast_sensor_does_not_make_the_policy_faster(policy, sensor_hz):
-    _, decisions = run(policy, [reading(k / sensor_hz) for k in range(sensor_hz)])
-    assert sum(decision.stepped for decision in decisions) == pytest.approx(100, abs=2)
+    """Stamps as they come: seconds since 1970, with a little jitter."""
+    jitter = np.random.default_rng(0).normal(0, 0.0001, 3 * sensor_hz)
+    stamps = 1.7e9 + np.arange(3 * sensor_hz) / sensor_hz + jitter
+    _, decisions = run(policy, [reading(stamp) for stamp in stamps])
+    assert sum(decision.stepped for decision in decisions) == pytest.approx(300, rel=0.05)
+    assert sum(decision.missed for decision in decisions) < 15
+
+
+@pytest.mark.parametrize("sensor_hz", [20, 50, 75])
+def test_a_sensor_slower_than_the_policy_ends_the_flight_at_its_start(policy, sensor_hz):
+    _, decisions = run(policy, [reading(k / sensor_hz) for k in range(20)])
+    assert decisions[-1].mode is Mode.FALLBACK
+    assert decisions[-1].command == CONFIG.safe_command
+    assert "trained to be stepped at 100 Hz" in decisions[-1].reason
+    assert sum(decision.stepped for decision in decisions) <= 11
+
+
+def test_a_clock_that_is_set_back_does_not_prolong_a_hold(policy):
+    state, _ = run(policy, [reading(1000 + k * PERIOD) for k in range(5)], delay=0.0)
+    for k in range(20):
+        now = Now(stamp=990 + k * PERIOD, steady=1000.05 + k * PERIOD)
+        state, decision = tick_at(state, reading(now.stamp), now, policy, CONFIG)
+    assert decision.mode is Mode.FALLBACK
+    assert "time goes backwards" in decision.reason
 
 
 def test_sensor_jitter_costs_no_step(policy):

@@ -66,12 +66,30 @@ def test_silence_trips_even_when_the_next_message_is_the_late_one():
 
 
 def test_reset_waits_for_a_command_and_keeps_the_count():
-    state = GuardState(last=1.0, reason="silence", trips=2)
-    state = guard.reset(state)
+    state = GuardState(last=1.0, heard=1.0, reason="silence", trips=2)
+    state, refusal = guard.reset(state, 49.0, CONFIG)
+    assert refusal == ""
     assert (state.name, state.trips) == ("WAITING", 2)
     state, command = guard.judge(state, MOTORS, GOOD, 50.0, CONFIG)
     assert state.name == "PASSING"
     assert command is not None
+
+
+def test_reset_is_refused_while_a_policy_is_sending():
+    """Its ramp is long over: the motors would jump from nothing to flight."""
+    state = GuardState(last=1.0, reason="silence", trips=1)
+    state, _ = guard.judge(state, MOTORS, GOOD, 5.0, CONFIG)
+    state, refusal = guard.reset(state, 5.01, CONFIG)
+    assert "deactivate the policy" in refusal
+    assert state.name == "TRIPPED"
+    state, refusal = guard.reset(state, 5.1, CONFIG)
+    assert (refusal, state.name) == ("", "WAITING")
+
+
+def test_a_trip_for_a_reason_found_elsewhere():
+    state = guard.trip(GuardState(last=1.0), "2 nodes publish policy/motors")
+    assert (state.name, state.trips) == ("TRIPPED", 1)
+    assert guard.trip(state, "again").trips == 1
 
 
 @given(st.lists(st.floats(width=64), max_size=6), st.floats(0, 2))

@@ -51,6 +51,13 @@ def test_without_a_setpoint_it_refuses(interface):
     assert "no set-point" in interface.read(odometry(), 1.0).refusal
 
 
+def test_a_new_flight_forgets_the_setpoint_of_the_one_before(interface):
+    interface.take_setpoint(setpoint(), 1.0)
+    assert interface.read(odometry(), 1.0).refusal == ""
+    interface.forget()
+    assert "no set-point" in interface.read(odometry(), 1.0).refusal
+
+
 def test_errors_are_position_minus_setpoint_in_the_world(interface):
     interface.take_setpoint(setpoint((1, 2, 3), velocity=(0.1, 0, 0)), 1.0)
     reading = interface.read(odometry(1.25, (1, 2, 2.5), velocity=(0.3, 0, 0)), 1.0)

@@ -16,7 +16,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PARAMETERS = REPOSITORY / "config" / "quadrotor.yaml"
-_domains = itertools.count(os.getpid() % 50 + 20)
+# Above 101 the ports of a domain lie where the system picks its own.
+_domains = itertools.cycle(range(20, 100))
+for _ in range(os.getpid() % 80):
+    next(_domains)
 
 # Before rclpy is imported anywhere: traffic stays on this machine.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -51,7 +54,10 @@ class Processes:
         return self.running[name]
 
     def start_node(self, module: str, *arguments: str, parameters: Path = PARAMETERS):
+        """Start a node; the policy configures and activates itself, unless told otherwise."""
         name = module.rsplit(".", 1)[1]
+        if name == "policy_node" and parameters is PARAMETERS and not arguments:
+            arguments = ("-p", "autostart:=true")
         ros = ["--ros-args", "--params-file", str(parameters), *arguments]
         return self.start(name, [sys.executable, "-m", module, *ros])
 

@@ -12,14 +12,19 @@ from geometry_msgs.msg import Transform
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
+from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
 from robot_policies.ros import NEWEST
 
+EVERY = QoSProfile(depth=2000, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""For what is judged: nothing is overwritten unseen while this process is not scheduled."""
 MOTORS = "front_right,back_right,back_left,front_left"
 
 
@@ -39,13 +44,13 @@ class Pilot:
         self.status: dict[str, dict[str, str]] = {}
         create = self.node.create_subscription
         create(Odometry, "odometry", self._on_odometry, NEWEST)
-        create(Float64MultiArray, "motors", self._keep(self.commands), NEWEST)
-        create(Float64MultiArray, "policy/motors", self._keep(self.policy_commands), NEWEST)
+        create(Float64MultiArray, "motors", self._keep(self.commands), EVERY)
+        create(Float64MultiArray, "policy/motors", self._keep(self.policy_commands), EVERY)
         create(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         publish = self.node.create_publisher
         self._setpoint = publish(MultiDOFJointTrajectory, "setpoint", NEWEST)
         self._odometry = publish(Odometry, "odometry", NEWEST)
-        self._policy = publish(Float64MultiArray, "policy/motors", NEWEST)
+        self._policy = None
 
     def close(self) -> None:
         self.executor.shutdown()
@@ -93,7 +98,15 @@ class Pilot:
             self.send_odometry()
             self.spin(max(start + (step + 1) / hz - time.monotonic(), 0.0))
 
+    def pose_as_a_policy(self) -> None:
+        self._policy = self.node.create_publisher(Float64MultiArray, "policy/motors", NEWEST)
+
+    def stop_posing(self) -> None:
+        self.node.destroy_publisher(self._policy)
+
     def send_policy_command(self, values: list[float], labels: str = MOTORS) -> None:
+        if self._policy is None:
+            self.pose_as_a_policy()
         message = Float64MultiArray(data=values)
         message.layout.dim = [MultiArrayDimension(label=labels, size=4, stride=4)]
         self._policy.publish(message)
@@ -107,8 +120,13 @@ class Pilot:
         request = GetState.Request()
         return self.call(GetState, "policy_node/get_state", request).current_state.label
 
-    def reset_guard(self) -> str:
-        return self.call(Trigger, "guard_node/reset", Trigger.Request()).message
+    def reset_guard(self) -> Trigger.Response:
+        return self.call(Trigger, "guard_node/reset", Trigger.Request())
+
+    def set_parameter(self, node: str, name: str, value: float) -> bool:
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[parameter])
+        return self.call(SetParameters, f"{node}/set_parameters", request).results[0].successful
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         client = self.node.create_client(kind, name)
