@@ -6,7 +6,7 @@ RUN := env -u _ROS_WHEELS_BOOTSTRAP_COMPLETE ROS_AUTOMATIC_DISCOVERY_RANGE=LOCAL
 	AMENT_PREFIX_PATH=$(CURDIR)/.venv PATH="$(CURDIR)/.venv/bin:$$PATH"
 STAMP := .venv/.installed
 RAPTOR := robot_policies/zoo/raptor/policy.json
-PYTHON ?= >=3.10,<3.14
+PYTHON ?= >=3.11,<3.14
 
 # uv does not read pip's setting: pass the folder of local wheels on, where one is named.
 ifneq ($(PIP_FIND_LINKS),)

@@ -62,7 +62,7 @@ setup(
     maintainer="The robot_policies authors",
     maintainer_email="robot-policies@example.com",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=[f"{PACKAGE}*", "sim*", "deploy*"]),
     package_data={PACKAGE: ["py.typed", "zoo/*/*"]},
     data_files=[

@@ -52,7 +52,7 @@ _LEVELS = {Mode.OK: OK, Mode.WARN: WARN, Mode.HOLD: ERROR, Mode.FALLBACK: ERROR}
 
 
 @dataclass(frozen=True)
-class PolicyNodeConfig:
+class PolicyNodeConfig(SafetyConfig):
     """Parameters of policy_node (config/quadrotor.yaml describes each)."""
 
     bundle: str
@@ -61,29 +61,14 @@ class PolicyNodeConfig:
     world_frame: str
     body_frame: str
     setpoint_timeout_s: float
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
-    safe_command: tuple[float, ...]
-    start_command: tuple[float, ...]
-    ramp_in_s: float
-    max_rate: tuple[float, ...]
-    hold_timeout_s: float
-    max_future_s: float
 
     def __post_init__(self) -> None:
-        """Refuse what SafetyConfig and QuadrotorInterface take on trust."""
+        """Refuse what QuadrotorInterface takes on trust; `check` does the rest."""
         if not 0 < self.setpoint_timeout_s < 3600:
             found = self.setpoint_timeout_s
             raise ValueError(f"setpoint_timeout_s: expected seconds > 0, found {found}")
         if not (self.world_frame and self.body_frame):
             raise ValueError("world_frame and body_frame: expected names, found nothing")
-
-    def safety(self) -> SafetyConfig:
-        """The part that deploy/control.py needs."""
-        return SafetyConfig(
-            self.lower, self.upper, self.safe_command, self.start_command, self.ramp_in_s,
-            self.max_rate, self.hold_timeout_s, self.max_future_s,
-        )  # fmt: skip
 
 
 class PolicyNode(LifecycleNode):
@@ -183,8 +168,8 @@ class PolicyNode(LifecycleNode):
         if not report.ok:
             raise ContractError(report.violations)
         policy = load_policy(config.bundle, config.trusted_keys)
-        self._safety = config.safety()
-        self._safety.check(policy.contract)
+        config.check(policy.contract)
+        self._safety = config
         self._interface = QuadrotorInterface(
             policy.contract, config.world_frame, config.body_frame, config.setpoint_timeout_s
         )

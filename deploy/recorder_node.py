@@ -65,7 +65,7 @@ class BagWriter:
         try:
             from mcap.writer import Writer
         except ImportError:
-            mend = "install it with: pip install 'robot_policies[logs]'"
+            mend = "install it with: pip install mcap"
             raise RecorderError(f"the Python package mcap is missing; {mend}") from None
         self.path = output / f"{output.name}_0.mcap"
         self.counts: Counter[str] = Counter()

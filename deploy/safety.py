@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ Vector = tuple[float, ...]
 """A command [Da]. Plain floats: so few numbers cost numpy several times as long, in the loop."""
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """How far the robot is from normal operation; only FALLBACK is latched."""
 
     OK = "OK"

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +49,16 @@ class DemoConfig:
 
     bundle: str = "zoo:raptor"
     """A bundle's directory, or zoo:NAME."""
-    params_file: Path = Path("config/quadrotor.yaml")
+    params_file: Path = Path(__file__).parents[1] / "config" / "quadrotor.yaml"
     """Parameters of the nodes."""
     output: Path | None = None
     """Directory to make for log and report (flight/DATE-TIME where not given)."""
     push_n: float = 0.15
     """Force of the push along y, for the parameter file's push_duration_s."""
+
+
+Check = Callable[[], None]
+"""Raises FlightError where a node has ended."""
 
 
 class FlightError(RuntimeError):
@@ -75,11 +79,12 @@ class Mission(Node):
         self._push = self.create_publisher(Wrench, "push", 10)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
-    def wait_for(self, nodes: tuple[str, ...], deadline_s: float) -> None:
+    def wait_for(self, nodes: tuple[str, ...], deadline_s: float, check: Check) -> None:
         """Wait until every node reports and the policy is active; FlightError after the time."""
         deadline = time.monotonic() + deadline_s
         while True:
             rclpy.spin_once(self, timeout_sec=0.1)
+            check()
             policy = self.status.get("policy_node", {})
             missing = [name for name in nodes if name not in self.status]
             if not missing and policy.get("state") != "INACTIVE":
@@ -149,6 +154,13 @@ def node_processes(config: DemoConfig, output: Path) -> Iterator[dict[str, subpr
             process.kill()
 
 
+def _require_running(processes: dict[str, subprocess.Popen], output: Path) -> None:
+    for name, process in processes.items():
+        if process.poll() is not None:
+            told = (output / f"{name}.txt").read_text().strip()[-2000:]
+            raise FlightError(f"{name} ended with {process.returncode}:\n{told}")
+
+
 def fly(config: DemoConfig) -> report.FlightReport:
     """Fly the mission and write log and report into the output directory.
 
@@ -161,17 +173,17 @@ def fly(config: DemoConfig) -> report.FlightReport:
         raise FlightError(f"the bundle was refused: {' '.join(command[2:])} ended with {code}")
     output = config.output or Path("flight") / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True)
+    # This is a demonstration: its commands stay on this machine.
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
     rclpy.init()
     mission = Mission(world_frame="world")
     try:
         with node_processes(config, output) as processes:
             console.print(f"starting {', '.join(MODULES)} (their output: {output})")
-            mission.wait_for(NODES, READY_S)
+            mission.wait_for(NODES, READY_S, lambda: _require_running(processes, output))
             mission.fly(DEMONSTRATION, config.push_n)
-            for name, process in processes.items():
-                if process.poll() is not None:
-                    raise FlightError(f"{name} ended in flight; see {output / f'{name}.txt'}")
+            _require_running(processes, output)
     finally:
         mission.destroy_node()
         try_shutdown()
@@ -188,9 +200,11 @@ def main() -> int:
 
     try:
         flight = fly(tyro.cli(DemoConfig))
-    except (FlightError, OSError) as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
+    except (FlightError, OSError, ValueError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
         return 1 if isinstance(error, FlightError) else 2
+    except KeyboardInterrupt:
+        return 130
     Console().print(flight.table())
     return 0 if flight.ok else 1
 

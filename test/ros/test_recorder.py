@@ -258,7 +258,7 @@ def test_without_mcap_it_says_how_to_install_it(processes, tmp_path):
         "recorder_node", [sys.executable, "-c", f"{code}; main()", *arguments]
     )
     assert process.wait(timeout=30) == 2
-    assert "pip install 'robot_policies[logs]'" in processes.log("recorder_node")
+    assert "pip install mcap" in processes.log("recorder_node")
 
 
 def test_a_definition_comes_with_all_that_it_refers_to():
