@@ -5,7 +5,9 @@
    both beside the same network in double precision, which tells how much of a difference is
    rounding and whose it is.
 
-    python benchmarks/raptor_import.py             # exit code 1 where a difference is above 1e-6
+    python benchmarks/raptor_import.py
+
+Exit code 1 where a difference is above 1e-6, 2 where a package is missing.
 """
 
 from __future__ import annotations
@@ -19,11 +21,19 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import tyro
-from foundation_policy import Raptor
+
+try:
+    from foundation_policy import Raptor
+
+    from robot_policies.importers.raptor import checkpoint_path, import_raptor, load_checkpoint
+except ModuleNotFoundError as error:
+    needed = "pip install foundation-policy '.[train]' in the checkout"
+    print(f"raptor_import: the package {error.name} is missing; {needed}", file=sys.stderr)
+    sys.exit(2)
 
 from robot_policies.bundle import GRAPH, PolicyBundle
-from robot_policies.importers.raptor import checkpoint_path, import_raptor, load_checkpoint
 from robot_policies.runtime import open_graph
+from robot_policies.strict import ContractError
 
 GOAL = 1e-6
 
@@ -103,4 +113,8 @@ def in_double_precision(policy: Raptor) -> Raptor:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    try:
+        sys.exit(main(tyro.cli(Options, description=__doc__)))
+    except (ContractError, OSError) as error:
+        print(f"raptor_import: {error}", file=sys.stderr)
+        sys.exit(2)

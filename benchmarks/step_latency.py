@@ -8,7 +8,9 @@ random order, block by block, so that a busy machine hits all of them alike:
     run_with_iobinding   the bare call with bound buffers
     authors' numpy   foundation_policy.Raptor.evaluate_step, where it is installed
 
-    OMP_NUM_THREADS=1 python benchmarks/step_latency.py     # exit code 1 where a goal is missed
+    OMP_NUM_THREADS=1 python benchmarks/step_latency.py
+
+Exit code 1 where a goal is missed, 2 where there is no bundle to measure.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import tyro
 from robot_policies import load_policy
 from robot_policies.bundle import GRAPH, PolicyBundle, read
 from robot_policies.runtime import open_graph
+from robot_policies.strict import ContractError
 from robot_policies.verify import recorded_signals
 
 MEDIAN_GOAL_S = 20e-6
@@ -159,4 +162,8 @@ def ratio(seconds: np.ndarray, yardstick: np.ndarray, seed: int) -> tuple[float,
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    try:
+        sys.exit(main(tyro.cli(Options, description=__doc__)))
+    except (ContractError, OSError) as error:
+        print(f"step_latency: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -25,14 +25,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from robot_policies.contract import Contract
-from robot_policies.strict import ContractError, Violation, parse_json
+from robot_policies.signatures import load_public_keys, sign_bytes, verify_signature
+from robot_policies.strict import ContractError, InputError, Violation, parse_json
 
 GRAPH = "policy.onnx"
+ZOO = "zoo:"
 REQUIRED = (GRAPH, "golden.npz", "training.yaml", "README.md")
 OPTIONAL = ("calibration.npz",)
 MAX_FILE_BYTES = 1_000_000_000
@@ -100,10 +101,13 @@ class PolicyBundle:
 
 
 def resolve(name: str | Path) -> Path:
-    """Path of a bundle: a path is taken as it is, zoo:NAME is looked up in the zoo's folders."""
-    if not str(name).startswith("zoo:"):
+    """Path of a bundle: a path is taken as it is, zoo:NAME is looked up in the zoo's folders.
+
+    The user's own zoo comes first: what was imported there is what is meant.
+    """
+    if not str(name).startswith(ZOO):
         return Path(name)
-    found = [folder / str(name)[4:] for folder in zoo_folders()]
+    found = [folder / str(name).removeprefix(ZOO) for folder in zoo_folders()]
     for path in found:
         if (path / "policy.json").is_file():
             return path
@@ -112,16 +116,32 @@ def resolve(name: str | Path) -> Path:
     raise ContractError([Violation(str(name), expected, "no such bundle", mend)])
 
 
+def destination(path: str | Path) -> Path:
+    """Where `write` puts a bundle: a path is taken as it is, zoo:NAME is in the user's own zoo.
+
+    Raises InputError where NAME is not a plain one.
+    """
+    if not str(path).startswith(ZOO):
+        # "." and ".." have no name that could be exchanged.
+        return Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
+    name = str(path).removeprefix(ZOO)
+    if Path(name).name != name or name.startswith("."):
+        mend = "give a name without slashes that does not begin with a dot"
+        raise InputError([Violation(str(path), "zoo:NAME", f"the name {name!r}", mend)])
+    return zoo_folders()[0] / name
+
+
 def zoo_folders() -> tuple[Path, Path]:
-    """Folders of zoo bundles: those that came with the package, then the user's own."""
+    """Folders of zoo bundles: the user's own, then those that came with the package."""
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(__file__).parent / "zoo", Path(data) / "robot_policies" / "zoo"
+    return Path(data) / "robot_policies" / "zoo", Path(__file__).parent / "zoo"
 
 
 def zoo_names() -> list[str]:
     """Every zoo:NAME that can be loaded."""
     paths = [path for folder in zoo_folders() for path in folder.glob("*/policy.json")]
-    return sorted({f"zoo:{path.parent.name}" for path in paths})
+    # Names with a dot are those of bundles that are still being written.
+    return sorted({f"{ZOO}{p.parent.name}" for p in paths if not p.parent.name.startswith(".")})
 
 
 def read(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> PolicyBundle:
@@ -133,8 +153,10 @@ def read(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> PolicyBun
             them is demanded.
 
     Raises:
+        InputError: a key cannot be read.
         ContractError: with every violation.
     """
+    load_public_keys(trusted_keys)
     path = resolve(name)
     content = read_files(path)
     document, files = split_policy(content["policy.json"])
@@ -165,18 +187,18 @@ def write(
     """Write a bundle atomically: a crash leaves the old bundle or the new one, never half of one.
 
     Args:
-        path: the bundle's directory; an existing one is kept unless `replace`.
+        path: the bundle's directory, or zoo:NAME; an existing one is kept unless `replace`.
         contract: goes into policy.json together with the files' hashes.
         files: name -> content of every other file.
         replace: swap an existing bundle for the new one in one step.
         check: called with the complete bundle before it gets its name; raising keeps the old.
 
     Raises:
-        FileExistsError: the path exists and `replace` is False, or is no bundle.
+        FileExistsError: the path exists and `replace` is False, or is no bundle, or is a link.
         ContractError: the files are not those of a bundle, or `check` refused them.
     """
-    target = Path(path)
-    refuse_overwrite(target, replace)
+    refuse_overwrite(path, replace)
+    target = destination(path)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, so that the last step is a rename within one file system.
@@ -199,17 +221,16 @@ def policy_json(contract: Contract, files: Mapping[str, str]) -> bytes:
 
 
 def sign(name: str | Path, private_key: str | Path) -> Path:
-    """Sign policy.json (and so, by their hashes, all files) with an ed25519 key in a PEM file."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    """Sign policy.json (and so, by their hashes, all files) with an ed25519 key in a PEM file.
 
+    Raises InputError where the key cannot be read, ContractError where the bundle is refused.
+    """
     bundle = read(name)
-    key = _load_key(private_key, private=True)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ContractError([_wrong_key(private_key, "an ed25519 private key in PEM")])
-    signature = _signature_file(key.public_key(), key.sign(bundle.content["policy.json"]))
-    target = bundle.path / "policy.sig"
+    signature = sign_bytes(bundle.content["policy.json"], private_key)
+    folder = bundle.path.resolve()  # "." has no name
+    target = folder / "policy.sig"
     # Beside the bundle: a crash must not leave an extra file inside it.
-    staging = bundle.path.with_name(f".{bundle.path.name}.policy.sig")
+    staging = folder.with_name(f".{folder.name}.policy.sig")
     _write_synced(staging, signature)
     os.replace(staging, target)
     return target
@@ -326,71 +347,15 @@ def _golden_violations(
         yield Violation("golden.npz reset", "a reset before the first step", "none", mend)
 
 
-# Signatures.
-
-
-def _load_key(path: str | Path, private: bool) -> Any:
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        content = Path(path).read_bytes()
-        if private:
-            return serialization.load_pem_private_key(content, password=None)
-        return serialization.load_pem_public_key(content)
-    except (OSError, ValueError, TypeError) as error:
-        kind = "private" if private else "public"
-        raise ContractError([_wrong_key(path, f"an ed25519 {kind} key in PEM", error)]) from None
-
-
-def _wrong_key(path: str | Path, expected: str, error: Exception | None = None) -> Violation:
-    found = str(error) if error else "another kind of key"
-    return Violation(str(path), expected, found, "make one: openssl genpkey -algorithm ed25519")
-
-
-def _signature_file(public_key: Any, signature: bytes) -> bytes:
-    """The one byte form of policy.sig."""
-    document = {
-        "algorithm": "ed25519",
-        "public_key": public_key.public_bytes_raw().hex(),
-        "signature": signature.hex(),
-    }
-    return (json.dumps(document, indent=1) + "\n").encode()
-
-
-def verify_signature(content: Mapping[str, bytes], trusted_keys: Sequence[str | Path]) -> str:
-    """Return the trusted key (hex) that signed policy.json, or raise ContractError."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    keys = [_load_key(path, private=False) for path in trusted_keys]
-    mend = "sign it with `robot-policies sign`, by a key that this robot trusts"
-    if "policy.sig" not in content:
-        violation = Violation("policy.sig", "a signature by a trusted key", "no signature", mend)
-        raise ContractError([violation])
-    try:
-        document = parse_json(content["policy.sig"], "policy.sig")
-        signature = bytes.fromhex(document["signature"])  # type: ignore[index]
-    except (ContractError, ValueError, TypeError, KeyError):
-        found = "something unreadable"
-        raise ContractError([Violation("policy.sig", "a signature", found, mend)]) from None
-    for key in keys:
-        try:
-            if isinstance(key, Ed25519PublicKey):
-                key.verify(signature, content["policy.json"])
-                if content["policy.sig"] != _signature_file(key, signature):
-                    break
-                return key.public_bytes_raw().hex()
-        except InvalidSignature:
-            continue
-    found = "a signature by another key, or of another policy.json, or a changed file"
-    raise ContractError([Violation("policy.sig", "a signature by a trusted key", found, mend)])
-
-
 # Writing.
 
 
-def refuse_overwrite(target: Path, replace: bool) -> None:
+def refuse_overwrite(path: str | Path, replace: bool) -> None:
     """Raise FileExistsError unless `write` may use this path; cheap, so ask before long work."""
+    target = destination(path)
+    if target.is_symlink():
+        mend = "give the path that it points to, or remove it"
+        raise FileExistsError(f"{target} is a symbolic link; {mend}")
     if not target.exists():
         return
     if not replace:

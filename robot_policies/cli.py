@@ -1,6 +1,7 @@
 """The command robot-policies: every subcommand is a frozen dataclass, and imports late.
 
-Exit codes: 0 pass, 1 a gate fails, 2 usage or bad input, 3 contract refused, 70 internal error.
+Exit codes: 0 pass, 1 a gate fails, 2 usage or bad input, 3 contract refused, 70 internal error,
+130 interrupted, 141 nobody reads the output any more.
 Standard output carries the result (with --json ONE document), standard error all the rest.
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
-from robot_policies.strict import ContractError, Violation
+from robot_policies.strict import ContractError, InputError, Violation
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from robot_policies.verify import Report
 
 PASS, GATE_FAILED, BAD_INPUT, REFUSED, INTERNAL = 0, 1, 2, 3, 70
+INTERRUPTED, NOBODY_READS = 130, 141
+EXTRAS = {"cryptography": "sign", "mcap": "logs", "mcap_ros2": "logs", "matplotlib": "logs"}
+"""Which extra brings a package, where it is not the one that trains and exports."""
 DEBUG = "ROBOT_POLICIES_DEBUG"
 
 
@@ -67,18 +71,16 @@ class ImportRaptor:
     Example: robot-policies import raptor
     """
 
-    output: Path | None = None
-    """The bundle's directory; zoo:raptor in your own zoo where none is given."""
+    output: Path = Path("zoo:raptor")
+    """The bundle's directory, or zoo:NAME in your own zoo."""
     replace: Replace = False
     json: Json = False
 
     def run(self) -> Outcome:
         """Import, and check against the authors' own numbers."""
-        from robot_policies.bundle import zoo_folders
         from robot_policies.importers.raptor import import_raptor
 
-        path = self.output or zoo_folders()[1] / "raptor"
-        return _written(import_raptor(path, overwrite=self.replace))
+        return _written(import_raptor(self.output, replace=self.replace))
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class ImportOnnx:
     signals: Path
     """YAML: the contract's sections, and `graph`, which maps the model's inputs and outputs."""
     output: Path
-    """The bundle's directory."""
+    """The bundle's directory, or zoo:NAME in your own zoo."""
     golden: Path | None = None
     """A run recorded by the framework that trained the policy (npz: observation, action). Without
     it the model itself is recorded, which cannot tell a mistake of its own exporter."""
@@ -147,7 +149,7 @@ class Export:
     checkpoint: Positional[Path]
     """What training wrote."""
     output: Path
-    """The bundle's directory."""
+    """The bundle's directory, or zoo:NAME in your own zoo."""
     replace: Replace = False
     seed: int = 0
     """Of the random observations of the golden run."""
@@ -181,13 +183,18 @@ class Verify:
 
     def run(self) -> Outcome:
         """Verify; exit 3 where the bundle is refused, 1 where it is only too slow."""
+        from robot_policies.signatures import load_public_keys
         from robot_policies.verify import verify
 
         _require_bundle(self.bundle)
         _require_files("a public key in PEM", self.trusted_key)
+        load_public_keys(self.trusted_key)
         report = verify(self.bundle, self.trusted_key, latency=not self.no_latency)
         code = REFUSED if report.refused else PASS if report.ok else GATE_FAILED
-        return Outcome(code, report.to_dict(), [_checklist(report), *_listed(report.violations)])
+        shown = [_checklist(report), *_listed(report.violations)]
+        if report.path != report.bundle:
+            shown.insert(0, f"{report.bundle} is {report.path}")
+        return Outcome(code, report.to_dict(), shown)
 
 
 @dataclass(frozen=True)
@@ -266,10 +273,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome = command.run()
     except (Exception, KeyboardInterrupt) as error:
         outcome, failed = _failure(error), True
-    if command.json:
-        print(json.dumps(outcome.document, indent=1, default=str))
-    else:
-        _show(outcome.shown, to_stderr=failed)
+    try:
+        if command.json:
+            print(json.dumps(outcome.document, indent=1, default=str), flush=True)
+        else:
+            _show(outcome.shown, to_stderr=failed)
+    except BrokenPipeError:
+        # What is still in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
     return outcome.code
 
 
@@ -279,11 +291,13 @@ def _failure(error: BaseException) -> Outcome:
         traceback.print_exception(error)
     if isinstance(error, ContractError):
         listed = {"violations": [vars(violation) for violation in error.violations]}
-        return Outcome(REFUSED, {"ok": False} | listed, _listed(error.violations))
+        code = BAD_INPUT if isinstance(error, InputError) else REFUSED
+        return Outcome(code, {"ok": False} | listed, _listed(error.violations))
     if isinstance(error, KeyboardInterrupt):
-        return _error(130, "interrupted")
+        return _error(INTERRUPTED, "interrupted")
     if isinstance(error, ModuleNotFoundError):
-        mend = "install what trains and exports: pip install 'robot_policies[train]'"
+        extra = EXTRAS.get((error.name or "").split(".")[0], "train")
+        mend = f"pip install '.[{extra}]' in the checkout"
         return _error(BAD_INPUT, f"the package {error.name} is not installed; {mend}")
     if isinstance(error, OSError | ValueError):
         return _error(BAD_INPUT, str(error))
@@ -299,7 +313,12 @@ def _error(code: int, text: str) -> Outcome:
 def _show(items: Sequence[RenderableType], to_stderr: bool) -> None:
     from rich.console import Console
 
-    console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:  # rich itself would end with the code of a failed gate
+            raise BrokenPipeError
+
+    # Without emoji: ":x:" in a name is what it is.
+    console = PlainConsole(stderr=to_stderr, highlight=False, soft_wrap=True, emoji=False)
     for item in items:
         console.print(item, markup=False)
 

@@ -45,7 +45,8 @@ class Observation:
 
     name: str
     source: Literal["robot", "previous_action"]
-    """"robot": given at every step. "previous_action": the raw network output, kept inside."""
+    """"robot": given at every step. "previous_action": the raw network output, kept
+    inside; of a chunk, its first step."""
     shape: tuple[int, ...]
     unit: str
     frame: str
@@ -81,7 +82,7 @@ class Chunk:
     steps: int
     """Ta, the number of steps that the graph returns."""
     interval_s: float
-    """Time between two steps of a chunk; the first one applies at once."""
+    """Time between two steps of a chunk, one control period; the first one applies at once."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ class Contract:
     state: tuple[State, ...]
     noise: tuple[Noise, ...]
     feature: str | None
-    """The graph output [B, F] that out-of-distribution scores look at, where there is one."""
+    """The graph output [B, F] that out-of-distribution scores look at, where there is one; a
+    recurrent state's output may be it."""
     gains: Gains | None
     tolerance: float
     """Largest absolute difference allowed between a golden replay and its record."""
@@ -205,7 +207,7 @@ class Contract:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def sha256(self) -> str:
-        """Digest of the canonical JSON; each graph of a bundle carries it."""
+        """Digest of the canonical JSON, which each graph of a bundle carries."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @staticmethod
@@ -241,13 +243,16 @@ def _same_major(version: str) -> bool:
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]*")
-_RESERVED = ("observation", "action")
+_RESERVED = ("observation", "action", "previous_action")
+"""What the graph and the runtime themselves call by these names."""
+INTERVAL_TOLERANCE = 1e-6
 
 
 def _contradictions(contract: Contract) -> Iterator[Violation]:
     if not _same_major(contract.schema_version):
         yield Violation("schema_version", SCHEMA_VERSION, contract.schema_version, "export again")
     yield from _check_names(contract)
+    yield from _check_feature(contract)
     for signal in contract.observation:
         yield from _check_signal("observation", signal)
         yield from _check_observation(contract, signal)
@@ -285,6 +290,13 @@ def _unique(where: str, names: list[str]) -> Iterator[Violation]:
     for name in names:
         if not _NAME.fullmatch(name):
             yield Violation(where, "letters, digits and _.:/-", repr(name), "rename it")
+
+
+def _check_feature(contract: Contract) -> Iterator[Violation]:
+    inputs = (*contract.state, *contract.noise)
+    if contract.feature in (*_RESERVED, *(port.name for port in inputs)):
+        mend = "name an output of its own, or the output of a recurrent state"
+        yield Violation("feature", "an output that has no other use", contract.feature, mend)
 
 
 def _check_signal(group: str, signal: Observation | Action) -> Iterator[Violation]:
@@ -395,9 +407,19 @@ def _check_numbers(contract: Contract) -> Iterator[Violation]:
     for where, value in positive.items():
         if not (value > 0 and math.isfinite(value)):
             yield Violation(where, "a finite number > 0", str(value), "correct it")
+    yield from _check_interval(contract)
     if contract.calibration is not None:
         thresholds = contract.calibration.thresholds.values()
         if not (0 < contract.calibration.alpha < 1 and all(map(math.isfinite, thresholds))):
             found = str(contract.calibration)
             mend = "calibrate again"
             yield Violation("calibration", "0 < alpha < 1, finite thresholds", found, mend)
+
+
+def _check_interval(contract: Contract) -> Iterator[Violation]:
+    """The runtime steps once per control period, and so does a chunk."""
+    rate, interval = contract.timing.control_hz, contract.chunk.interval_s
+    if rate > 0 and interval > 0 and not abs(interval * rate - 1.0) <= INTERVAL_TOLERANCE:
+        expected = f"{1 / rate:g} s, which is 1 / timing.control_hz"
+        mend = "correct the one that is wrong; resample a chunk that was trained at another rate"
+        yield Violation("chunk.interval_s", expected, f"{interval:g} s", mend)

@@ -22,7 +22,14 @@ from typing import Literal
 Status = Literal["ok", "warn", "fail"]
 
 REQUIRED = ("numpy", "onnxruntime", "PyYAML", "tyro", "rich")
-OPTIONAL = ("torch", "onnx", "mujoco", "genesis-world", "mcap", "cryptography")
+OPTIONAL = {
+    "torch": "a robot needs none",
+    "onnx": "a robot needs none",
+    "mujoco": "a robot needs none",
+    "genesis-world": "a robot needs none",
+    "mcap": "needed to record flights and to report on them",
+    "cryptography": "needed to make signatures, and on a robot that demands one",
+}
 PACKAGES = ("robot_policies", "sim", "deploy")
 BOOTSTRAP = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
@@ -58,8 +65,8 @@ def _versions() -> Iterator[Finding]:
         status: Status = "ok" if version else "fail"
         mend = "" if version else f"pip install {name}"
         yield Finding(name, status, version or "not installed", mend)
-    for name in OPTIONAL:
-        yield Finding(name, "ok", _version(name) or "not installed (a robot needs none)")
+    for name, purpose in OPTIONAL.items():
+        yield Finding(name, "ok", _version(name) or f"not installed ({purpose})")
 
 
 def _version(name: str) -> str | None:
@@ -170,7 +177,7 @@ def _has_module(folders: object, name: str) -> bool:
 
 def _ros(environment: Mapping[str, str]) -> Iterator[Finding]:
     importable = _python_succeeds("import rclpy")
-    mend = "source /opt/ros/jazzy/setup.bash, or pip install 'robot_policies[ros]'"
+    mend = "source /opt/ros/jazzy/setup.bash, or pip install '.[ros]' in the checkout"
     found = "importable" if importable else "not importable (only the nodes need it)"
     yield Finding("rclpy", "ok" if importable else "warn", found, "" if importable else mend)
     distro = environment.get("ROS_DISTRO", "not set")

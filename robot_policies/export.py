@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robot_policies.bundle import Golden, PolicyBundle, refuse_overwrite
 from robot_policies.contract import Contract
 from robot_policies.graph import Source, model_card, random_inputs, write_graph
-from robot_policies.strict import ContractError, Violation
+from robot_policies.strict import ContractError, InputError, Violation
 
 OPSET = 20
 _TRAIN_AGAIN = "take another checkpoint of this run, or train again"
@@ -60,10 +60,11 @@ def export_checkpoint(
     """Export a checkpoint that `save_checkpoint` wrote; golden observations are drawn from `seed`.
 
     Raises:
-        ContractError: the file is no such checkpoint, or its network does not fit its contract.
+        InputError: the file is no such checkpoint.
+        ContractError: its network does not fit its contract.
         FileExistsError: the path exists and `replace` is False.
     """
-    refuse_overwrite(Path(path), replace)
+    refuse_overwrite(path, replace)
     document = _load_checkpoint(Path(checkpoint))
     contract = Contract.from_json(document["contract"], "checkpoint contract")
     network = _build_network(document["family"], document["network"])
@@ -201,12 +202,12 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises many kinds for bytes that are no checkpoint
         found = f"{type(error).__name__}: {' '.join(str(error).split()).split('. ')[0][:120]}"
-        raise ContractError([Violation(path.name, "a checkpoint", found, mend)]) from None
+        raise InputError([Violation(path.name, "a checkpoint", found, mend)]) from None
     if not isinstance(document, dict) or not _is_checkpoint(document):
         keys = document if isinstance(document, dict) else ()
         expected = ", ".join(f"{key} ({kind.__name__})" for key, kind in _CHECKPOINT.items())
         found = ", ".join(f"{key} ({type(document[key]).__name__})" for key in keys)
-        raise ContractError([Violation(path.name, expected, found or "no keys", mend)])
+        raise InputError([Violation(path.name, expected, found or "no keys", mend)])
     return document
 
 

@@ -18,8 +18,7 @@ import yaml
 from robot_policies import bundle as bundles
 from robot_policies.bundle import GRAPH, Golden, PolicyBundle
 from robot_policies.contract import Contract, Provenance
-from robot_policies.runtime import METADATA_KEY, OnnxPolicy, replay_violations
-from robot_policies.strict import ContractError
+from robot_policies.runtime import METADATA_KEY, OnnxPolicy, require_replay
 
 
 @dataclass(frozen=True)
@@ -74,26 +73,27 @@ def stamp(graph: onnx.ModelProto, contract: Contract) -> bytes:
     """Put the contract into the graph's metadata, so that no other policy.json pairs with it."""
     del graph.metadata_props[:]
     graph.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
-    graph.metadata_props.add(key="robot_policies.sha256", value=contract.sha256())
     return graph.SerializeToString()
 
 
 def provenance(source: str, licence: str, seeds: tuple[int, ...], data_sha256: str) -> Provenance:
     """Describe this machine's versions and, inside a checkout, its git revision."""
-    folder = Path(__file__).parent
+    file = Path(__file__)
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
+        command = ["git", "-C", str(file.parent), *arguments]
         try:
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError):
             return ""
 
+    # Installed into an environment inside somebody else's checkout, we are not of its revision.
+    ours = bool(git("ls-files", "--error-unmatch", file.name))
     return Provenance(
         source=source,
         licence=licence,
-        git_revision=git("rev-parse", "HEAD").strip() or "unknown",
-        git_dirty=bool(git("status", "--porcelain", "--untracked-files=no").strip()),
+        git_revision=(git("rev-parse", "HEAD").strip() if ours else "") or "unknown",
+        git_dirty=ours and bool(git("status", "--porcelain", "--untracked-files=no").strip()),
         seeds=seeds,
         data_sha256=data_sha256,
         versions={"python": platform.python_version(), **_versions()},
@@ -128,6 +128,4 @@ def model_card(contract: Contract, command: str, about: str = "") -> str:
 
 def _require_replay(path: Path) -> None:
     bundle = bundles.read(path)
-    violations = list(replay_violations(OnnxPolicy(bundle), bundle.golden))
-    if violations:
-        raise ContractError(violations)
+    require_replay(OnnxPolicy(bundle), bundle.golden)

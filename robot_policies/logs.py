@@ -37,6 +37,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from robot_policies.log_messages import ROWS
+
 
 class LogError(ValueError):
     """A log cannot be read or saved; the text says what was expected and found, and the mend."""
@@ -182,6 +184,16 @@ def _read_npz(stream: BinaryIO, path: Path) -> Log:
     if "start_ns" not in entries:
         mend = "add the log's start in ns since 1970"
         raise LogError(f"{path}: expected the entry start_ns, found none; {mend}")
+    try:
+        return _log_from_npz(entries)
+    except LogError:
+        raise
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        mend = "save it as Log.save says"
+        raise LogError(f"{path}: expected a log's entries, found {error}; {mend}") from None
+
+
+def _log_from_npz(entries: Mapping[str, Any]) -> Log:
     topics: dict[str, dict[str, Any]] = {}
     for key, value in entries.items():
         topic, dot, name = key.partition(".")
@@ -227,7 +239,7 @@ class _Content:
         try:
             from mcap import data_stream, opcode, records, stream_reader
         except ImportError:
-            mend = "install them with: pip install 'robot_policies[logs]'"
+            mend = "install them with: pip install '.[logs]' in the checkout"
             raise LogError(f"MCAP needs the packages mcap and mcap-ros2-support; {mend}") from None
         self._new_stream, self._breakup = data_stream.ReadDataStream, stream_reader.breakup_chunk
         self._opcode, self._records = opcode.Opcode, records
@@ -287,7 +299,12 @@ def _read_mcap(stream: BinaryIO, path: Path) -> Log:
     start = min((message.log_time for message in content.messages), default=0)
 
     def decoder(name: str) -> Callable[[], Topic]:
-        return lambda: _decode(name, raw.pop(name), start)
+        def decode() -> Topic:
+            topic = _decode(name, raw[name], start)
+            del raw[name]  # only now: a topic that is not sound says so each time
+            return topic
+
+        return decode
 
     return Log(start, {name: decoder(name) for name in raw}, "; ".join(filter(None, damage)))
 
@@ -317,7 +334,7 @@ def _decode(name: str, raw: _Raw, start: int) -> Topic:
         "sequence": np.array([message.sequence for message in raw.messages], np.int64),
     }
     labels: tuple[str, ...] = ()
-    row = _ROWS.get(kind.replace("/msg/", "/"))
+    row = ROWS.get(kind.replace("/msg/", "/"))
     if row is not None:
         rows = [row(message) for message in _messages(name, raw)]
         labels = _same(name, [r.pop("labels", ()) for r in rows])
@@ -379,100 +396,3 @@ def _check_labels(name: str, labels: tuple[str, ...], fields: dict[str, Any]) ->
         if size not in (0, len(labels)):
             found = f"{size} numbers in {key}"
             raise LogError(f"{name}: expected one for each of {', '.join(labels)}, found {found}")
-
-
-# One message -> its fields: a number, a tuple of numbers, a text, or a list.
-
-
-def _xyz(vector: Any) -> tuple[float, float, float]:
-    return vector.x, vector.y, vector.z
-
-
-def _xyzw(quaternion: Any) -> tuple[float, float, float, float]:
-    return quaternion.x, quaternion.y, quaternion.z, quaternion.w
-
-
-def _header(message: Any) -> dict[str, Any]:
-    stamp = message.header.stamp
-    nanoseconds = stamp.sec * 10**9 + stamp.nanosec
-    return {"stamp": nanoseconds, "frame_id": message.header.frame_id}
-
-
-def _odometry(message: Any) -> dict[str, Any]:
-    return _header(message) | {
-        "child_frame_id": message.child_frame_id,
-        "position": _xyz(message.pose.pose.position),
-        "quaternion_xyzw": _xyzw(message.pose.pose.orientation),
-        "linear_velocity": _xyz(message.twist.twist.linear),
-        "angular_velocity": _xyz(message.twist.twist.angular),
-    }
-
-
-def _imu(message: Any) -> dict[str, Any]:
-    return _header(message) | {
-        "quaternion_xyzw": _xyzw(message.orientation),
-        "angular_velocity": _xyz(message.angular_velocity),
-        "linear_acceleration": _xyz(message.linear_acceleration),
-    }
-
-
-def _joint_state(message: Any) -> dict[str, Any]:
-    return _header(message) | {
-        "labels": tuple(message.name),
-        "position": tuple(message.position),
-        "velocity": tuple(message.velocity),
-        "effort": tuple(message.effort),
-    }
-
-
-def _trajectory(message: Any) -> dict[str, Any]:
-    nan = float("nan")
-    point = message.points[0] if message.points else None
-    pose = point.transforms[0] if point and point.transforms else None
-    twist = point.velocities[0] if point and point.velocities else None
-    return _header(message) | {
-        "position": _xyz(pose.translation) if pose else (nan,) * 3,
-        "quaternion_xyzw": _xyzw(pose.rotation) if pose else (nan,) * 4,
-        "linear_velocity": _xyz(twist.linear) if twist else (nan,) * 3,
-        "angular_velocity": _xyz(twist.angular) if twist else (nan,) * 3,
-    }
-
-
-def _multi_array(message: Any) -> dict[str, Any]:
-    dimensions = message.layout.dim
-    label = dimensions[0].label if len(dimensions) == 1 else ""
-    return {"labels": tuple(label.split(",")) if label else (), "data": tuple(message.data)}
-
-
-def _wrench(message: Any) -> dict[str, Any]:
-    return {"force": _xyz(message.force), "torque": _xyz(message.torque)}
-
-
-def _diagnostics(message: Any) -> dict[str, Any]:
-    statuses = [
-        {
-            "name": status.name,
-            "level": int(status.level),
-            "message": status.message,
-            "hardware_id": status.hardware_id,
-            "values": {pair.key: pair.value for pair in status.values},
-        }
-        for status in message.status
-    ]
-    return {"stamp": _header(message)["stamp"], "status": statuses}
-
-
-def _data(message: Any) -> dict[str, Any]:
-    return {"data": message.data}
-
-
-_ROWS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "nav_msgs/Odometry": _odometry,
-    "sensor_msgs/Imu": _imu,
-    "sensor_msgs/JointState": _joint_state,
-    "trajectory_msgs/MultiDOFJointTrajectory": _trajectory,
-    "std_msgs/Float64MultiArray": _multi_array,
-    "geometry_msgs/Wrench": _wrench,
-    "diagnostic_msgs/DiagnosticArray": _diagnostics,
-    **{f"std_msgs/{name}": _data for name in ("String", "Bool", "Float32", "Float64", "Int64")},
-}

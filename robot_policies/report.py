@@ -3,7 +3,7 @@
     log = logs.read("flights/first")
     flight = report.flight(log)
     rich.print(flight.table())
-    Path("report.html").write_text(report.to_html(flight, log))
+    Path("report.html").write_text(report_page.page(flight, log))
 
 Times are those at which messages were published, where the log knows them; positions are compared
 with the set-point interpolated to the same instant. The last phase ends with the last set-point;
@@ -26,6 +26,8 @@ GAP_PERIODS = 3.0
 """Odometry that pauses for longer than this many median periods leaves a gap."""
 SATURATED = 0.001
 """Distance from 0 or 1 within which a motor counts as saturated."""
+
+ABSENT = "not in the log"
 
 Status = tuple[float, dict[str, Any]]
 """Time (s) and content of a node's status on /diagnostics."""
@@ -101,7 +103,7 @@ class Odometry:
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the summary; `passed` is None where nothing is demanded, or nothing is known."""
+    """A line of the summary; `passed` is None where nothing is demanded."""
 
     name: str
     value: str
@@ -111,7 +113,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class FlightReport:
-    """What a log tells of a flight; None where it does not."""
+    """What a log tells of a flight; None where it does not, and what is demanded then fails."""
 
     limits: FlightLimits
     duration_s: float
@@ -142,7 +144,7 @@ class FlightReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing that was demanded failed."""
+        """Whether all that was demanded is in the log, and passed."""
         return all(figure.passed is not False for figure in self.figures)
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,19 +189,6 @@ def flight(log: Log, limits: FlightLimits = FlightLimits()) -> FlightReport:
     )
 
 
-def to_html(report: FlightReport, log: Log) -> str:
-    """One self-contained page with the summary and plots of the flight.
-
-    Raises LogError where matplotlib is missing.
-    """
-    try:
-        from robot_policies.report_page import page
-    except ImportError as error:
-        mend = "install it with: pip install 'robot_policies[logs]'"
-        raise LogError(f"the HTML report needs matplotlib ({error}); {mend}") from None
-    return page(report, log)
-
-
 # Reading the log
 
 
@@ -210,11 +199,19 @@ def find(log: Log, name: str) -> Topic | None:
 
 
 def _require(log: Log, name: str) -> Topic:
+    """A topic with positions [T, 3]."""
     topic = find(log, name)
     if topic is None:
         found = ", ".join(log) or "no topics"
         raise LogError(f"a flight report needs {name}, found {found}; record it as well")
-    return topic
+    position = topic.fields.get("position")
+    if not isinstance(position, np.ndarray) or position.dtype.kind not in "fiu":
+        found = f"the fields {', '.join(topic.fields) or 'none'}"
+    elif position.shape[1:] != (3,):
+        found = f"the shape {list(position.shape)}"
+    else:
+        return topic
+    raise LogError(f"{name}: expected positions [T, 3], found {found}; record them")
 
 
 def clock(topic: Topic) -> np.ndarray:
@@ -396,15 +393,17 @@ def _figures(report: FlightReport) -> Iterator[Figure]:
     yield from _safety_figures(report)
     odometry = report.odometry
     longest = f"longest {odometry.longest_gap_s * 1e3:.0f} ms"
-    yield Figure("odometry", f"{odometry.rate_hz:.1f} Hz, {odometry.gaps} gaps ({longest})")
+    regular = f"{odometry.rate_hz:.1f} Hz, {odometry.gaps} gaps ({longest})"
+    yield Figure("odometry", f"{regular}, {odometry.not_finite} not finite")
     yield Figure("log", report.damage or "whole", "whole", not report.damage)
 
 
 def _tracking_figures(report: FlightReport) -> Iterator[Figure]:
     limits = report.limits
-    if (hover := report.hover_error_m) is not None:
-        limit, passed = f"<= {limits.hover_error_m:g} m", hover <= limits.hover_error_m
-        yield Figure(f"hover error (last {SETTLED_S:g} s)", f"{hover:.3f} m", limit, passed)
+    hover, limit = report.hover_error_m, limits.hover_error_m
+    value = ABSENT if hover is None else f"{hover:.3f} m"
+    passed = hover is not None and hover <= limit
+    yield Figure(f"hover error (last {SETTLED_S:g} s)", value, f"<= {limit:g} m", passed)
     if (eight := report.figure_eight_rmse_m) is not None:
         yield Figure("figure-eight RMSE", f"{eight:.3f} m")
     if report.pushed:
@@ -417,17 +416,15 @@ def _tracking_figures(report: FlightReport) -> Iterator[Figure]:
 
 
 def _safety_figures(report: FlightReport) -> Iterator[Figure]:
-    if (trips := report.guard_trips) is not None:
-        most = report.limits.guard_trips
-        yield Figure("guard trips", str(trips), f"<= {most}", trips <= most)
+    """What is demanded has its line even where the log does not tell: silence is no proof."""
+    trips, most = report.guard_trips, report.limits.guard_trips
+    value = ABSENT if trips is None else str(trips)
+    yield Figure("guard trips", value, f"<= {most}", trips is not None and trips <= most)
     states = dict.fromkeys(change.state for change in _in_flight(report, "policy_node"))
-    if states:
-        passed = "FALLBACK" not in states
-        yield Figure("states of the policy", ", ".join(states), "no FALLBACK", passed)
-    if report.crashed is not None:
-        yield Figure(
-            "robot", "crashed" if report.crashed else "intact", "intact", not report.crashed
-        )
+    passed = bool(states) and "FALLBACK" not in states
+    yield Figure("states of the policy", ", ".join(states) or ABSENT, "no FALLBACK", passed)
+    value = {True: "crashed", False: "intact", None: ABSENT}[report.crashed]
+    yield Figure("robot", value, "intact", report.crashed is False)
     if report.motors:
         most_used = max(report.motors, key=lambda motor: motor.low + motor.high)
         share = f"{100 * (most_used.low + most_used.high):.1f} % of commands"

@@ -1,7 +1,7 @@
 """The HTML page of a flight report: summary, plots as inline SVG, no script and no network.
 
 Plots are drawn in placeholder colours that become CSS variables, so that they follow the reader's
-light or dark mode. Loaded by report.to_html only: it needs matplotlib.
+light or dark mode. A module of its own, because it needs matplotlib.
 """
 
 from __future__ import annotations

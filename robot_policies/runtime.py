@@ -21,11 +21,17 @@ from robot_policies.weights import weight_violations
 
 METADATA_KEY = "robot_policies.contract"
 _EXPORT = "export the policy again"
+_UNSOUND = Violation(
+    "step",
+    "a policy whose last output was finite",
+    "one that gave numbers that are not finite, or failed",
+    "call reset() and start again",
+)
 
 
 @dataclass
 class LastStep:
-    """What the newest step told besides its command."""
+    """What the newest step told besides its command; zero and NaN seconds after a reset."""
 
     raw_action: np.ndarray
     """[B, Ta, Da]: the graph's output before scale, offset and limits."""
@@ -69,14 +75,17 @@ class OnnxPolicy:
             expected = "1 or more" if self.static_batch is None else f"{self.static_batch}"
             mend = "use this batch, or export with a dynamic one"
             raise ContractError([Violation("batch", expected, str(batch), mend)])
+        values = self._initial(dict(initial or {}), batch)
         if not hasattr(self, "_observation") or len(self._raw) != batch:
             self._bind(batch)
-        values = self._initial(dict(initial or {}), batch)
+        for output in self._outputs.values():
+            output[...] = 0.0
         self._observation.reset(values.get("previous_action"))
         for state in self.contract.state:
             self._state[state.name][...] = values[state.name]
         self._generator = np.random.default_rng(seed)
         self._inference_s = math.nan
+        self._sound = True
 
     def step(self, signals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Advance one control period.
@@ -89,19 +98,22 @@ class OnnxPolicy:
 
         Raises:
             ContractError: wrong names or shapes, or a value that is not finite. A refused input
-                changes nothing; after a refused output, reset before the next step.
+                changes nothing. After a refused output (an action or a recurrent state) there is
+                nothing sound to go on from: every step is refused until `reset`.
         """
         started = time.perf_counter()
+        if not self._sound:
+            raise ContractError([_UNSOUND])
         self._observation.push(signals)
         for buffer in self._noise.values():
             self._generator.standard_normal(out=buffer, dtype=np.float32)
+        self._sound = False  # until the graph has run to its end and its outputs are finite
         self._session.run_with_iobinding(self._binding)
         if maybe_not_finite(self._flat) and not np.isfinite(self._flat).all():
-            mend = "do not use this policy here; see its model card for the range it knows"
-            found = f"{self._raw.reshape(-1)}"
-            raise ContractError([Violation("action", "finite numbers", found, mend)])
+            raise ContractError(list(_output_violations(self._outputs)))
         for source, target in self._carry:
             target[...] = source
+        self._sound = True
         command = self._actions(self._raw)
         self._inference_s = time.perf_counter() - started
         return command
@@ -109,7 +121,8 @@ class OnnxPolicy:
     @property
     def last(self) -> LastStep:
         """What the newest step told; copies, made when asked for."""
-        feature = None if self._feature is None else self._feature.copy()
+        feature = self._feature
+        feature = None if feature is None else feature.reshape(len(feature), -1).copy()
         return LastStep(self._raw.copy(), feature, self._inference_s)
 
     def replay(self, golden: Golden) -> tuple[Golden, float]:
@@ -136,45 +149,47 @@ class OnnxPolicy:
                 state[spec.output][index] = self._state[spec.name]
         self.reset(self.static_batch or 1)
         found = Golden(golden.reset, golden.observation, action, state, golden.noise)
-        pairs = [(action, golden.action), *((state[k], v) for k, v in golden.state.items())]
-        difference = max(float(np.abs(left - right).max()) for left, right in pairs)
-        return found, difference if math.isfinite(difference) else math.inf
+        return found, max(float(errors.max()) for errors in replay_errors(found, golden).values())
 
     def _initial(self, given: dict[str, Any], batch: int) -> dict[str, np.ndarray]:
         shapes = {state.name: (batch, *state.shape) for state in self.contract.state}
         shapes["previous_action"] = (batch, self.contract.action_size)
-        violations = []
+        violations, values = [], {}
         for name, value in given.items():
-            found = list(np.shape(value))
+            found = _numbers(value)
             if name not in shapes:
-                expected, found = "one of " + ", ".join(shapes), "an unknown name"
-            elif tuple(found) != shapes[name]:
-                expected = str(list(shapes[name]))
-            elif np.isfinite(value).all():
-                continue
+                expected, said = "one of " + ", ".join(shapes), "an unknown name"
+            elif found is None:
+                expected, said = "numbers", type(value).__name__
+            elif found.shape != shapes[name]:
+                expected, said = str(list(shapes[name])), str(list(found.shape))
+            elif not np.isfinite(found).all():
+                expected, said = "finite numbers", "others"
             else:
-                expected, found = "finite numbers", "others"
+                values[name] = found
+                continue
             mend = "correct the argument of reset"
-            violations.append(Violation(f"initial {name}", expected, str(found), mend))
+            violations.append(Violation(f"initial {name}", expected, said, mend))
         if violations:
             raise ContractError(violations)
         for state in self.contract.state:
             value = np.asarray(state.initial, np.float32).reshape(state.shape)
-            given.setdefault(state.name, np.broadcast_to(value, (batch, *state.shape)))
-        return given
+            values.setdefault(state.name, np.broadcast_to(value, (batch, *state.shape)))
+        return values
 
     def _bind(self, batch: int) -> None:
         """Allocate the buffers for this batch and bind them to the session."""
         contract = self.contract
         self._state, self._noise, self._carry, self._feature = {}, {}, [], None
-        self._raw = np.zeros((batch, contract.chunk.steps, contract.action_size), np.float32)
+        # The action and the states in one piece, so that one pass sees whether they are finite.
+        shapes = {"action": (batch, contract.chunk.steps, contract.action_size)}
+        shapes |= {state.output: (batch, *state.shape) for state in contract.state}
+        self._flat, outputs = _in_one_piece(shapes)
+        self._raw = outputs["action"]
         self._observation = ObservationBuffer(contract, batch, previous_action=self._raw[:, 0])
         self._actions = ActionMap(contract, batch)
-        self._flat = self._raw.reshape(-1)
-        outputs: dict[str, np.ndarray] = {"action": self._raw}
         for state in contract.state:
             self._state[state.name] = np.zeros((batch, *state.shape), np.float32)
-            outputs[state.output] = np.zeros((batch, *state.shape), np.float32)
             self._carry.append((outputs[state.output], self._state[state.name]))
         for noise in contract.noise:
             self._noise[noise.name] = np.zeros((batch, *noise.shape), np.float32)
@@ -192,6 +207,37 @@ class OnnxPolicy:
         self._outputs = outputs  # the session writes into them: keep them alive
 
 
+def _numbers(value: Any) -> np.ndarray | None:
+    """As float32 (infinite where too large for that), or None where it is no array of numbers."""
+    try:
+        found = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return None
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32) if found.dtype.kind in "fiub" else None
+
+
+def _in_one_piece(
+    shapes: Mapping[str, tuple[int, ...]],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A vector of zeros, and arrays of these shapes that share its memory, one after the other."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    whole = np.zeros(sum(sizes), np.float32)
+    parts = np.split(whole, np.cumsum(sizes)[:-1])
+    arrays = {
+        name: part.reshape(shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+    return whole, arrays
+
+
+def _output_violations(outputs: Mapping[str, np.ndarray]) -> Iterator[Violation]:
+    mend = "do not use this policy here; see its model card for the range it knows"
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            yield Violation(name, "finite numbers", f"{value.reshape(-1)}", mend)
+
+
 def load_policy(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> OnnxPolicy:
     """Load a bundle for use: hashes, signature where keys are given, graph and golden replay.
 
@@ -204,33 +250,51 @@ def load_policy(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> On
     """
     bundle = bundles.read(name, trusted_keys)
     policy = OnnxPolicy(bundle)
-    violations = list(replay_violations(policy, bundle.golden))
-    if violations:
-        raise ContractError(violations)
+    require_replay(policy, bundle.golden)
     return policy
 
 
-def replay_violations(policy: OnnxPolicy, golden: Golden) -> Iterator[Violation]:
-    """Yield a violation where a golden replay leaves the contract's tolerance."""
+def require_replay(policy: OnnxPolicy, golden: Golden) -> float:
+    """Replay a golden run; returns its largest absolute difference from the record.
+
+    Raises ContractError where that leaves the contract's tolerance, or where the graph fails.
+    """
     try:
         found, difference = policy.replay(golden)
-    except ContractError as error:
-        yield from error.violations
-        return
+    except ContractError:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         text = " ".join(str(error).split())[:200]
-        yield Violation("golden replay", "a graph that runs", text, _EXPORT)
-        return
-    if difference > policy.contract.tolerance:
-        error = np.abs(found.action - golden.action).max(axis=(1, 2, 3))
-        first = int(np.argmax(~(error <= policy.contract.tolerance)))
-        yield Violation(
-            "golden replay",
-            f"the recorded run within {policy.contract.tolerance:g}",
-            f"a largest difference of {difference:.3g}, first at step {first}"
-            + ("" if math.isfinite(difference) else " (not finite)"),
-            "this machine or this graph computes something else: do not fly it; export it again",
-        )
+        failed = Violation("golden replay", "a graph that runs", text, _EXPORT)
+        raise ContractError([failed]) from None
+    tolerance = policy.contract.tolerance
+    if difference <= tolerance:
+        return difference
+    errors = replay_errors(found, golden)
+    first = {k: int(np.argmax(v > tolerance)) for k, v in errors.items() if v.max() > tolerance}
+    name = min(first, key=lambda key: first[key])
+    violation = Violation(
+        "golden replay",
+        f"the recorded run within {tolerance:g}",
+        f"a largest difference of {difference:.3g}, first in {name} at step {first[name]}"
+        + ("" if math.isfinite(difference) else " (not finite)"),
+        "this machine or this graph computes something else: do not fly it; export it again",
+    )
+    raise ContractError([violation])
+
+
+def replay_errors(found: Golden, golden: Golden) -> dict[str, np.ndarray]:
+    """Largest absolute difference at each step [T] of the action and of each recurrent state.
+
+    Infinite where a number is not finite: a comparison with NaN would let it pass.
+    """
+    pairs = {"action": (found.action, golden.action)}
+    pairs |= {f"state {name}": (found.state[name], v) for name, v in golden.state.items()}
+    errors = {}
+    for name, (left, right) in pairs.items():
+        error = np.abs(left - right).reshape(len(left), -1).max(axis=1)
+        errors[name] = np.where(np.isfinite(error), error, np.inf)
+    return errors
 
 
 def open_graph(content: bytes, contract: Contract) -> ort.InferenceSession:

@@ -53,11 +53,20 @@ class ObservationBuffer:
         """Take one step of named signals [B, *shape] and return the observation [B, To, Do].
 
         Raises:
-            ContractError: a name is missing or unknown, a shape is wrong, a value is not finite.
+            ContractError: a name is missing or unknown, a shape is wrong, a value is no number
+                or not finite.
         """
-        if signals.keys() != self._shapes.keys():
+        try:
+            names = signals.keys()
+        except AttributeError:
+            raise ContractError([_no_mapping(signals)]) from None
+        if names != self._shapes.keys():
             raise ContractError(_name_violations(self._shapes, signals))
-        np.concatenate(self._in_order(signals), axis=1, out=self._step)
+        values = self._in_order(signals)
+        try:
+            np.concatenate(values, axis=1, out=self._step)
+        except TypeError:  # numpy refuses what is no real number
+            raise ContractError(_type_violations(signals)) from None
         if maybe_not_finite(self._flat) and (violations := _finite_violations(signals)):
             raise ContractError(violations)
         if self._has_clip:
@@ -158,6 +167,20 @@ def _shape_violation(name: str, expected: tuple[int, ...], value: object) -> Vio
     mend = "give [B, *shape], with the batch of the last reset"
     found = f"{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
     return Violation(f"signal {name}", f"an array {list(expected)}", found, mend)
+
+
+def _no_mapping(signals: object) -> Violation:
+    mend = "give a dictionary: name -> array"
+    return Violation("signals", "values by name", type(signals).__name__, mend)
+
+
+def _type_violations(signals: Mapping[str, np.ndarray]) -> list[Violation]:
+    mend = "convert it to float32"
+    return [
+        Violation(f"signal {name}", "real numbers", f"an array of {value.dtype}", mend)
+        for name, value in signals.items()
+        if value.dtype.kind not in "fiub"
+    ]
 
 
 def _finite_violations(signals: Mapping[str, np.ndarray]) -> list[Violation]:

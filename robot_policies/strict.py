@@ -38,6 +38,13 @@ class ContractError(ValueError):
         super().__init__("\n".join(str(violation) for violation in self.violations))
 
 
+class InputError(ContractError):
+    """What was given is not what it should be (a key, a model, a YAML file): no bundle is wrong.
+
+    The commands end with "bad input" instead of "refused".
+    """
+
+
 def parse_json(text: str | bytes, where: str) -> object:
     """Parse strict JSON: bounded size, no NaN or Infinity, no duplicate keys (ContractError)."""
     mend = "restore the file from where the bundle was exported"

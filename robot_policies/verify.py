@@ -17,7 +17,8 @@ import numpy as np
 from robot_policies import bundle as bundles
 from robot_policies.bundle import GRAPH, Golden, PolicyBundle
 from robot_policies.contract import Contract
-from robot_policies.runtime import OnnxPolicy, replay_violations
+from robot_policies.runtime import OnnxPolicy, require_replay
+from robot_policies.signatures import verify_signature
 from robot_policies.strict import ContractError, Violation
 
 LATENCY = "latency"
@@ -42,6 +43,9 @@ class Report:
     """The checklist of one bundle."""
 
     bundle: str
+    """As it was asked for."""
+    path: str
+    """Where it was found; the same where it was not."""
     checks: tuple[Check, ...]
 
     @property
@@ -83,7 +87,8 @@ def verify(
         "golden replay": _check_replay,
         LATENCY: _check_latency if latency else _not_wanted,
     }
-    return Report(str(name), tuple(_run(title, step, work) for title, step in steps.items()))
+    checks = tuple(_run(title, step, work) for title, step in steps.items())
+    return Report(str(name), str(work.path or name), checks)
 
 
 @dataclass
@@ -92,6 +97,7 @@ class _Work:
 
     name: str | Path
     trusted_keys: Sequence[str | Path]
+    path: Path | None = None
     content: dict[str, bytes] = field(default_factory=dict)
     intact: set[str] = field(default_factory=set)
     contract: Contract | None = None
@@ -124,7 +130,8 @@ class _GateError(Exception):
 
 
 def _check_files(work: _Work) -> dict[str, Any]:
-    work.content = bundles.read_files(bundles.resolve(work.name))
+    work.path = bundles.resolve(work.name)
+    work.content = bundles.read_files(work.path)
     _, files = bundles.split_policy(work.content["policy.json"])
     violations = list(bundles.hash_violations(files, work.content))
     work.intact = work.content.keys() - {violation.where for violation in violations}
@@ -150,7 +157,7 @@ def _check_signature(work: _Work) -> dict[str, Any]:
     if not work.trusted_keys:
         raise _NotRunError("no trusted key was given: who made the bundle is not known")
     _file(work, "policy.json")
-    return {"signed_by": bundles.verify_signature(work.content, work.trusted_keys)}
+    return {"signed_by": verify_signature(work.content, work.trusted_keys)}
 
 
 def _check_graph(work: _Work) -> dict[str, Any]:
@@ -163,13 +170,11 @@ def _check_graph(work: _Work) -> dict[str, Any]:
 def _check_replay(work: _Work) -> dict[str, Any]:
     content, contract, policy = _file(work, "golden.npz"), _contract(work), _policy(work)
     golden = Golden.from_bytes(content, contract)
-    violations = list(replay_violations(policy, golden))
-    if violations:
-        raise ContractError(violations)
+    difference = require_replay(policy, golden)
     work.golden = golden
     return {
         "steps": len(golden.reset),
-        "max_difference": policy.replay(golden)[1],
+        "max_difference": difference,
         "tolerance": contract.tolerance,
     }
 

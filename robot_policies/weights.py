@@ -26,20 +26,21 @@ class Weight:
     """The floats, flattened; empty where the type is not a float."""
     external: bool
     """The values are in another file."""
+    shape: tuple[int, ...] = ()
 
 
 def weight_violations(graph: str, content: bytes) -> Iterator[Violation]:
     """Yield what no weight of a policy may be: outside the file, NaN, or infinite.
 
-    Tensors of nothing but 0 and minus infinity are attention masks, and pass. Raises ValueError
-    where the bytes are not those of an ONNX model.
+    Matrices of nothing but 0 and minus infinity are attention masks, and pass; a vector may be a
+    statistic, and does not. Raises ValueError where the bytes are not those of an ONNX model.
     """
     for weight in read_weights(content):
         where = f"{graph} weight {weight.name}"
         if weight.external:
             mend = "export the policy again, with all weights inside the one file"
             yield Violation(where, "its values in the same file", "external data", mend)
-        elif not _is_usable(weight.values):
+        elif not _is_usable(weight):
             bad = weight.values[~np.isfinite(weight.values)]
             mend = "export the policy again; if it is a statistic, collect it from more data"
             found = f"{bad.size} not finite ({bad.flat[0]})"
@@ -57,11 +58,13 @@ def read_weights(content: bytes) -> Iterator[Weight]:
                     yield from _node_weights(_message(node))
 
 
-def _is_usable(values: np.ndarray) -> bool:
+def _is_usable(weight: Weight) -> bool:
+    values = weight.values
     finite = np.isfinite(values)
     if finite.all():
         return True
-    return bool((values[~finite] == -np.inf).all() and not values[finite].any())
+    is_matrix = sum(size > 1 for size in weight.shape) >= 2
+    return is_matrix and bool((values[~finite] == -np.inf).all() and not values[finite].any())
 
 
 def _graph_weights(graph: memoryview) -> Iterator[Weight]:
@@ -101,9 +104,11 @@ def _sparse(sparse: memoryview, name: str) -> Iterator[Weight]:
 
 
 def _tensor(tensor: memoryview, name: str) -> Weight:
-    kind, external, parts = 0, False, []
+    kind, external, parts, shape = 0, False, [], []
     for number, value in _fields(tensor):
-        if number == 2:  # data_type
+        if number == 1:  # dims
+            shape += [value] if isinstance(value, int) else _varints(value)
+        elif number == 2:  # data_type
             kind = value if isinstance(value, int) else 0
         elif number == 8:  # name
             name = _text(value) or name
@@ -112,7 +117,8 @@ def _tensor(tensor: memoryview, name: str) -> Weight:
         elif number in (4, 5, 9, 10):  # float_data, int32_data, raw_data, double_data
             parts.append((number, value))
     values = [_floats(kind, number, value) for number, value in parts]
-    return Weight(name, np.concatenate(values) if values else np.empty(0), external)
+    flat = np.concatenate(values) if values else np.empty(0)
+    return Weight(name, flat, external, tuple(shape))
 
 
 def _floats(kind: int, number: int, value: int | memoryview) -> np.ndarray:

@@ -24,7 +24,7 @@ from rich.console import Console
 from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory, MultiDOFJointTrajectoryPoint
 
-from robot_policies import logs, report
+from robot_policies import logs, report, report_page
 from robot_policies.ros import NEWEST
 from sim.quadrotor.mission import DEMONSTRATION, Phase
 
@@ -175,6 +175,8 @@ def fly(config: DemoConfig) -> report.FlightReport:
     output.mkdir(parents=True)
     # This is a demonstration: its commands stay on this machine.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    # Not shared memory, of which killed processes of any earlier run leave pieces in the way.
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
     rclpy.init()
     mission = Mission(world_frame="world")
@@ -189,7 +191,7 @@ def fly(config: DemoConfig) -> report.FlightReport:
         try_shutdown()
     log = logs.read(output / "log")
     flight = report.flight(log)
-    (output / "report.html").write_text(report.to_html(flight, log), encoding="utf-8")
+    (output / "report.html").write_text(report_page.page(flight, log), encoding="utf-8")
     console.print(f"log {output / 'log'}, report {output / 'report.html'}")
     return flight
 

@@ -19,14 +19,20 @@ from typing import Any
 import numpy as np
 import onnx
 
-from robot_policies.bundle import GRAPH, Golden, PolicyBundle, refuse_overwrite
+from robot_policies.bundle import (
+    GRAPH,
+    MIN_GOLDEN_STEPS,
+    Golden,
+    PolicyBundle,
+    refuse_overwrite,
+)
 from robot_policies.contract import Contract
 from robot_policies.graph import Source, model_card, random_inputs, stamp, write_graph
 from robot_policies.importers.onnx_original import OriginalModel, load_model
 from robot_policies.importers.onnx_signals import read_signals
 from robot_policies.importers.onnx_wrap import wrap
-from robot_policies.runtime import OnnxPolicy, replay_violations
-from robot_policies.strict import ContractError, Violation
+from robot_policies.runtime import OnnxPolicy, require_replay
+from robot_policies.strict import ContractError, InputError, Violation
 
 
 def import_onnx(
@@ -58,14 +64,16 @@ def import_onnx(
             wrapped graph does not reproduce the original; with every violation.
         FileExistsError: the path exists and `replace` is False.
     """
-    refuse_overwrite(Path(path), replace)
+    refuse_overwrite(path, replace)
     proto, digest = load_model(Path(model))
     contract, mapping, document = read_signals(Path(signals), Path(model).name, digest)
+    given = None if golden is None else _read_golden(Path(golden), contract)
     original = OriginalModel(proto, contract, mapping)
     inputs = random_inputs(contract, batch=original.batch or 2, seed=seed)
-    recorded = original.record(*inputs)
-    graph, notes = _standard_form(original, recorded, seed)
-    truth = recorded if golden is None else _given_golden(Path(golden), original)
+    graph, truth, notes = _standard_form(original, original.record(*inputs), seed)
+    if given is not None:
+        _require_batch(given, graph)
+        truth = _with_states(given, original)
     card = model_card(contract, f"robot-policies import onnx {Path(model).name}")
     training = {"imported_from": Path(model).name, "sha256": digest, "signals": document}
     bundle = write_graph(graph, contract, truth, Source(training, card), path, replace=replace)
@@ -77,8 +85,12 @@ def import_onnx(
 
 def _standard_form(
     original: OriginalModel, recorded: Golden, seed: int
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Wrap the model with a dynamic batch where that is right, else with a fixed one."""
+) -> tuple[onnx.ModelProto, Golden, tuple[str, ...]]:
+    """Wrap the model with a dynamic batch where that is right, else with a fixed one.
+
+    Returns:
+        The graph, a record of the original with a batch that the graph takes, and remarks.
+    """
     notes = [
         f"the model's output {name} is not used"
         for name in original.outputs.keys()
@@ -87,19 +99,20 @@ def _standard_form(
     ]
     graph = wrap(original, batch=None)
     if _any_batch_is_right(graph, original.contract, recorded, seed):
-        return graph, tuple(sorted(notes))
+        return graph, recorded, tuple(sorted(notes))
     batch = original.batch or 1
     graph = wrap(original, batch)
     if recorded.action.shape[1] != batch:
         contract = original.contract
         recorded = original.record(*random_inputs(contract, batch=batch, seed=seed))
-    violations = list(replay_violations(_open(graph, original.contract), recorded))
-    if violations:
+    try:
+        require_replay(_open(graph, original.contract), recorded)
+    except ContractError as error:
         raise ContractError(
-            [dataclasses.replace(v, where=f"wrapped model, {v.where}") for v in violations]
-        )
+            [dataclasses.replace(v, where=f"wrapped model, {v.where}") for v in error.violations]
+        ) from None
     notes.append(f"the batch stays fixed at {batch}: the model's own nodes know no other")
-    return graph, tuple(sorted(notes))
+    return graph, recorded, tuple(sorted(notes))
 
 
 def _any_batch_is_right(
@@ -143,8 +156,8 @@ def _open(graph: onnx.ModelProto, contract: Contract) -> OnnxPolicy:
 # A run recorded by whoever trained the policy.
 
 
-def _given_golden(path: Path, original: OriginalModel) -> Golden:
-    """Read the user's record; recurrent states are added from the original model."""
+def _read_golden(path: Path, contract: Contract) -> Golden:
+    """Read the user's record, without recurrent states; cheap, and so before any other work."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
@@ -153,21 +166,36 @@ def _given_golden(path: Path, original: OriginalModel) -> Golden:
     except Exception as error:  # numpy and zipfile raise many kinds for bytes that are not npz
         mend = "write it with numpy.savez(path, observation=..., action=...)"
         found = f"{type(error).__name__}: {error}"
-        raise ContractError([Violation(path.name, "an npz file", found, mend)]) from None
-    violations = list(_golden_violations(path.name, arrays, original.contract))
+        raise InputError([Violation(path.name, "an npz file", found, mend)]) from None
+    violations = list(_golden_violations(path.name, arrays, contract))
     if violations:
         raise ContractError(violations)
     steps = len(arrays["observation"])
     reset = np.asarray(arrays.get("reset", np.arange(steps) == 0), bool)
-    noise = {n.name: arrays[f"noise/{n.name}"] for n in original.contract.noise}
-    recorded = original.record(arrays["observation"], reset, noise)
-    return dataclasses.replace(recorded, action=arrays["action"])
+    noise = {n.name: arrays[f"noise/{n.name}"] for n in contract.noise}
+    return Golden(reset, arrays["observation"], arrays["action"], {}, noise)
+
+
+def _require_batch(given: Golden, graph: onnx.ModelProto) -> None:
+    fixed = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    found = given.action.shape[1]
+    if fixed and found != fixed:
+        expected = f"[T, {fixed}, ...]: the model's own nodes know no batch but {fixed}"
+        mend = f"record {fixed} at a time, or export the model with a dynamic batch"
+        raise ContractError([Violation("golden run", expected, f"{found} environments", mend)])
+
+
+def _with_states(given: Golden, original: OriginalModel) -> Golden:
+    """Add the recurrent states that the original model reaches."""
+    recorded = original.record(given.observation, given.reset, given.noise)
+    return dataclasses.replace(recorded, action=given.action)
 
 
 def _golden_violations(
     name: str, arrays: Mapping[str, np.ndarray], contract: Contract
 ) -> Iterator[Violation]:
-    lead = arrays["observation"].shape[:2] if "observation" in arrays else ("T", "B")
+    observation = arrays.get("observation")
+    lead = ("T", "B") if observation is None or observation.ndim < 2 else observation.shape[:2]
     shapes: dict[str, tuple[Any, ...]] = {
         "observation": (*lead, contract.observation_steps, contract.observation_size),
         "action": (*lead, contract.chunk.steps, contract.action_size),
@@ -182,6 +210,11 @@ def _golden_violations(
         elif arrays[key].shape != shape or arrays[key].dtype != np.float32:
             found = f"{arrays[key].dtype} {list(arrays[key].shape)}"
             yield Violation(where, f"float32 {list(shape)}", found, mend)
+        elif len(arrays[key]) < MIN_GOLDEN_STEPS or not arrays[key].shape[1]:
+            expected = f">= {MIN_GOLDEN_STEPS} steps of >= 1 environment"
+            yield Violation(where, expected, f"{list(arrays[key].shape[:2])}", mend)
+        elif not np.isfinite(arrays[key]).all():
+            yield Violation(where, "finite numbers", "others", mend)
     reset = arrays.get("reset")
     if reset is not None and (reset.shape != lead[:1] or not reset[:1].all()):
         found = f"{list(reset.shape)}"

@@ -17,7 +17,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from robot_policies.bundle import Golden
 from robot_policies.contract import Contract, State
 from robot_policies.importers.onnx_signals import GraphInput, GraphMap, GraphState
-from robot_policies.strict import ContractError, Violation
+from robot_policies.strict import ContractError, InputError, Violation
 
 FLOATS = {
     "tensor(float)": TensorProto.FLOAT,
@@ -34,10 +34,12 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, str]:
     """
     try:
         proto = onnx.load(path, load_external_data=False)
+        if not proto.graph.node:
+            raise _no_model(path, f"{path.stat().st_size} bytes without a graph")
         files = sorted({ExternalDataInfo(t).location for t in _external_tensors(proto)})
         missing = [name for name in files if not (path.parent / name).is_file()]
         if missing:
-            raise ContractError([_missing_weights(path, name) for name in missing])
+            raise InputError([_missing_weights(path, name) for name in missing])
         digest = hashlib.sha256(path.read_bytes())
         for name in files:
             digest.update((path.parent / name).read_bytes())
@@ -45,9 +47,12 @@ def load_model(path: Path) -> tuple[onnx.ModelProto, str]:
     except (ContractError, OSError):
         raise
     except Exception as error:  # onnx and protobuf raise many kinds for bytes that are no model
-        found = " ".join(str(error).split())[:160]
-        mend = "give the file that the exporter wrote"
-        raise ContractError([Violation(path.name, "an ONNX model", found, mend)]) from None
+        raise _no_model(path, " ".join(str(error).split())[:160]) from None
+
+
+def _no_model(path: Path, found: str) -> InputError:
+    mend = "give the file that the exporter wrote"
+    return InputError([Violation(path.name, "an ONNX model", found, mend)])
 
 
 def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -89,17 +94,22 @@ class OriginalModel:
     ) -> Golden:
         """Run the model on [T, B, To, Do] and record what comes out.
 
-        A model that declares a batch of 1 is run for one environment after the other.
+        A model that declares its batch is run for so many environments after the others.
         """
         batch = observation.shape[1]
-        if self.batch == 1 and batch > 1:
-            columns = [slice(index, index + 1) for index in range(batch)]
+        if self.batch is not None and batch % self.batch:
+            expected = f"a multiple of {self.batch} environments, the model's fixed batch"
+            mend = "record so many environments, or export with another batch"
+            raise ContractError([Violation("golden run", expected, str(batch), mend)])
+        if self.batch not in (None, batch):
+            size = self.batch or 1
+            columns = [slice(index, index + size) for index in range(0, batch, size)]
             return _side_by_side(
                 [
                     self.record(
-                        observation[:, one], reset, {k: v[:, one] for k, v in noise.items()}
+                        observation[:, some], reset, {k: v[:, some] for k, v in noise.items()}
                     )
-                    for one in columns
+                    for some in columns
                 ]
             )
         actions: list[np.ndarray] = []
@@ -121,11 +131,9 @@ class OriginalModel:
     def _chunk(self, action: np.ndarray, batch: int) -> np.ndarray:
         """The model's action as [B, Ta, Da]."""
         shape = (batch, self.contract.chunk.steps, self.contract.action_size)
-        if action.size != math.prod(shape):
-            where, mend = f"model output {self.mapping.action}", "correct `action` or `chunk`"
-            raise ContractError(
-                [Violation(where, f"{list(shape)}", f"{list(action.shape)}", mend)]
-            )
+        beside_batch = action.shape[1:] if action.ndim > 1 else action.shape
+        if action.size != math.prod(shape) or _fitting(beside_batch, *_action(self)) is None:
+            raise ContractError([_action_violation(self, action.shape)])
         return action.reshape(shape)
 
     def _run(self, feed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -202,18 +210,40 @@ def _fixed_batch(original: OriginalModel) -> int | None:
 
 def target_shape(original: OriginalModel, item: GraphInput, batch: int) -> list[int]:
     """The shape in which the model takes this input; the batch is -1 to leave it open."""
-    shape = original.inputs[item.input].shape
-    width, steps = _width(original.contract, item), original.contract.observation_steps
-    if len(shape) == 1:
-        return [width * steps]  # a model without a batch axis
-    if all(isinstance(size, int) for size in shape[1:]):
-        return [batch, *shape[1:]]
-    return [batch, width * steps] if len(shape) == 2 else [batch, steps, width]
+    port = original.inputs[item.input]
+    layout = _fitting(_without_batch(port), *_observed(original, item)) or ()
+    # A port with a single axis belongs to a model without a batch.
+    return [*layout] if len(port.shape) == 1 else [batch, *layout]
 
 
-def _width(contract: Contract, item: GraphInput) -> int:
-    sizes = {signal.name: len(signal.elements) for signal in contract.observation}
-    return sum(sizes[name] for name in item.signals)
+def _observed(original: OriginalModel, item: GraphInput) -> tuple[int, list[tuple[int, ...]]]:
+    """To, and the shape of each signal that this input takes."""
+    shapes = {signal.name: signal.shape for signal in original.contract.observation}
+    return original.contract.observation_steps, [shapes[name] for name in item.signals]
+
+
+def _action(original: OriginalModel) -> tuple[int, list[tuple[int, ...]]]:
+    """Ta, and the shape of each signal of the action."""
+    return original.contract.chunk.steps, [signal.shape for signal in original.contract.action]
+
+
+def _fitting(
+    found: Sequence[Any], steps: int, shapes: Sequence[tuple[int, ...]]
+) -> tuple[int, ...] | None:
+    """The layout that an axis by axis comparison (without the batch) allows, or None.
+
+    Equal sizes are not enough: [D, To] in place of [To, D] would be read in the wrong order.
+    """
+    width = sum(map(math.prod, shapes))
+    layouts: list[tuple[int, ...]] = [(steps * width,), (steps, width)]
+    if len(shapes) == 1:  # one signal may keep axes of its own, as an image does
+        layouts += [(steps, *shapes[0]), *([shapes[0]] if steps == 1 else [])]
+    for layout in layouts:
+        if len(layout) == len(found) and all(
+            size == own for size, own in zip(found, layout, strict=True) if isinstance(size, int)
+        ):
+            return layout
+    return None
 
 
 def _port_violations(original: OriginalModel) -> Iterator[Violation]:
@@ -229,6 +259,10 @@ def _port_violations(original: OriginalModel) -> Iterator[Violation]:
     for item in mapping.inputs:
         if item.input in original.inputs:
             yield from _input_violations(original, item)
+    shapes = {spec.name: spec.shape for spec in contract.noise}
+    for item in mapping.noise:
+        if item.input in original.inputs:
+            yield from _noise_violations(original.inputs[item.input], shapes[item.noise])
     specs = {spec.name: spec for spec in contract.state}
     for item in mapping.states:
         for name, ports in ((item.input, original.inputs), (item.output, original.outputs)):
@@ -236,11 +270,30 @@ def _port_violations(original: OriginalModel) -> Iterator[Violation]:
                 yield from _state_violations(item, specs[item.state].shape, name, ports[name])
     yield from _unread_violations(original)
     action = original.outputs.get(mapping.action)
-    size = contract.chunk.steps * contract.action_size
-    if action is not None and _known_size(_without_batch(action)) not in (None, size):
-        expected = f"[B, {contract.chunk.steps} * {contract.action_size}]"
-        mend = "correct `action` or `chunk`"
-        yield Violation(f"model output {mapping.action}", expected, f"{action.shape}", mend)
+    if action is not None and _fitting(_without_batch(action), *_action(original)) is None:
+        yield _action_violation(original, action.shape)
+    feature = original.outputs.get(mapping.feature or "")
+    if feature is not None and (len(feature.shape) < 2 or _known_size(feature.shape[1:]) is None):
+        where, mend = f"model output {feature.name}", "export it with a fixed number of features"
+        yield Violation(where, "[B, F] with a known F", f"a shape of {feature.shape}", mend)
+
+
+def _action_violation(original: OriginalModel, found: Sequence[Any]) -> Violation:
+    steps, size = original.contract.chunk.steps, original.contract.action_size
+    expected = f"[B, {steps * size}] or [B, Ta = {steps}, Da = {size}]"
+    where, mend = f"model output {original.mapping.action}", "correct `action` or `chunk`"
+    if len(found) == 3:
+        mend = "export it with its axes in this order, or correct `action` or `chunk`"
+    return Violation(where, expected, f"a shape of {list(found)}", mend)
+
+
+def _noise_violations(port: Any, shape: tuple[int, ...]) -> Iterator[Violation]:
+    found = port.shape[1:]
+    known = all(size == own for size, own in zip(found, shape, strict=False) if type(size) is int)
+    if len(found) != len(shape) or not known:
+        expected = f"[B, {', '.join(map(str, shape))}]"
+        where, mend = f"model noise {port.name}", "correct the noise's shape"
+        yield Violation(where, expected, f"a shape of {port.shape}", mend)
 
 
 def _unread_violations(original: OriginalModel) -> Iterator[Violation]:
@@ -279,12 +332,17 @@ def _name_violations(
 
 def _input_violations(original: OriginalModel, item: GraphInput) -> Iterator[Violation]:
     shape = original.inputs[item.input].shape
-    width, steps = _width(original.contract, item), original.contract.observation_steps
+    steps, shapes = _observed(original, item)
     where = f"model input {item.input}"
-    size = _known_size(_without_batch(original.inputs[item.input]))
-    if not shape or size not in (None, width * steps) or (size is None and len(shape) > 3):
-        expected = f"{width} numbers of {', '.join(item.signals)}, {steps} steps"
+    if _fitting(_without_batch(original.inputs[item.input]), steps, shapes) is None:
+        width = sum(map(math.prod, shapes))
+        expected = (
+            f"{width} numbers of {', '.join(item.signals)}, {steps} steps: "
+            f"[B, {steps * width}] or [B, To = {steps}, D = {width}]"
+        )
         mend = "correct the signals, their shapes or their history"
+        if len(shape) == 3:
+            mend = "export it with its axes in this order, or " + mend
         yield Violation(where, expected, f"a shape of {shape}", mend)
     elif len(shape) == 3 and steps > 1 and item.history_layout == "signal":
         mend = 'use history_layout "step" for an input [B, To, D]'

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import yaml
 
-from robot_policies.contract import SCHEMA_VERSION, Contract
+from robot_policies.contract import MAX_NUMBERS, SCHEMA_VERSION, Contract
 from robot_policies.graph import provenance
-from robot_policies.strict import ContractError, Violation, decode
+from robot_policies.strict import ContractError, InputError, Violation, decode
 
+MAX_NODES = 100_000
 _EXAMPLE = "see config/import_example.yaml"
 
 
@@ -64,12 +65,14 @@ class GraphMap:
 class _StrictLoader(yaml.SafeLoader):
     """Refuses duplicate keys, and reads 1e-5 as the number that it is."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Look at the keys as they are written: merged ones (<<) may be given another value."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"duplicate key {key!r}{node.start_mark}")
-        return super().construct_mapping(node, deep)
+        return node
 
 
 _StrictLoader.add_implicit_resolver(
@@ -83,16 +86,10 @@ def read_signals(path: Path, model: str, digest: str) -> tuple[Contract, GraphMa
     """Read the YAML; returns the contract, the mapping and the document.
 
     Raises:
+        InputError: the file holds no sections in YAML.
         ContractError: with every missing, unknown or contradicting key.
     """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        found = " ".join(str(error).split())[:200]
-        raise ContractError([Violation(path.name, "YAML", found, _EXAMPLE)]) from None
-    if not isinstance(document, dict):
-        found = type(document).__name__
-        raise ContractError([Violation(path.name, "sections of a contract", found, _EXAMPLE)])
+    document = _load_yaml(path)
     violations: list[Violation] = []
     mapping = _section(document, "graph", GraphMap, path.name, violations)
     contract = _contract(document, path.name, digest, violations)
@@ -102,6 +99,33 @@ def read_signals(path: Path, model: str, digest: str) -> tuple[Contract, GraphMa
     if violations:
         raise ContractError(violations)
     return contract, mapping, document
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except RecursionError:
+        document, found = None, "lists or mappings nested too deeply"
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date, no UTF-8
+        document, found = None, " ".join(str(error).split())[:200]
+    else:
+        found = type(document).__name__
+    if document is not None and not _is_bounded(document):
+        document, found = None, f"anchors that make more than {MAX_NODES} entries of it"
+    if not isinstance(document, dict):
+        expected = "the sections of a contract in YAML"
+        raise InputError([Violation(path.name, expected, found, _EXAMPLE)])
+    return document
+
+
+def _is_bounded(document: object) -> bool:
+    """False where aliases of anchors repeat each other without end, or nearly so."""
+    waiting, count = [document], 0
+    while waiting and count <= MAX_NODES:
+        value, count = waiting.pop(), count + 1
+        if isinstance(value, dict | list):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return not waiting
 
 
 def _section(
@@ -133,23 +157,32 @@ def _contract(
         violations.append(Violation(f"{where}.{key}", "no such key", "an extra key", mend))
     # Where the origin is wrong, an empty one lets the other sections be checked all the same.
     made = provenance(*((origin.source, origin.licence) if origin else ("", "")), (), digest)
-    given = {k: _spread(v) for k, v in document.items() if k not in (*ours, "graph")}
+    given = {
+        k: _spread(v, f"{where}.{k}", violations)
+        for k, v in document.items()
+        if k not in (*ours, "graph")
+    }
     given |= {"schema_version": SCHEMA_VERSION, "calibration": None, "provenance": asdict(made)}
     return decode(Contract, given, where, violations)
 
 
-def _spread(section: Any) -> Any:
+def _spread(section: Any, where: str, violations: list[Violation]) -> Any:
     """Let one number stand for all elements where the contract lists one per element."""
     if isinstance(section, list):
-        return [_spread(item) for item in section]
+        return [_spread(v, f"{where}[{i}]", violations) for i, v in enumerate(section)]
     if not isinstance(section, dict):
         return section
     shape = section.get("shape")
     if not (isinstance(shape, list) and all(isinstance(size, int) for size in shape)):
         return section
+    count = math.prod(shape)
+    if count > MAX_NUMBERS:
+        expected = f"at most {MAX_NUMBERS} numbers"
+        violations.append(Violation(f"{where}.shape", expected, str(shape), "correct it"))
+        count = 1
     keys = ("scale", "offset", "lower", "upper", "initial")
     alone = {k: v for k, v in section.items() if k in keys and type(v) in (int, float)}
-    return section | {key: [value] * math.prod(shape) for key, value in alone.items()}
+    return section | {key: [value] * count for key, value in alone.items()}
 
 
 def _mapping_violations(contract: Contract, mapping: GraphMap) -> Iterator[Violation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,8 +84,9 @@ class _Wrapper:
         if mapping.feature is not None and contract.feature is not None:
             port = original.outputs[mapping.feature]
             value = self.uncast(PREFIX + mapping.feature, port.type)
-            self.add("Identity", [value], contract.feature)
-            self.declare_output(contract.feature, tuple(port.shape[1:]))
+            size = math.prod(port.shape[1:])
+            self.reshape(value, [self.open_batch, size], contract.feature)
+            self.declare_output(contract.feature, (size,))
 
     def model(self, inner: onnx.ModelProto) -> onnx.ModelProto:
         """Assemble; the model's own shape annotations go, since its batch may have changed."""

@@ -7,9 +7,9 @@ Sources: arXiv 2509.11481; PX4's module mc_raptor for the clip ranges and stale 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from robot_policies.contract import (
 from robot_policies.export import export, record
 from robot_policies.graph import Source, model_card, provenance
 from robot_policies.models.foundation import FoundationPolicy
-from robot_policies.strict import ContractError, Violation
+from robot_policies.strict import ContractError, InputError, Violation
 
 MOTORS = ("front_right", "back_right", "back_left", "front_left")
 GOLDEN_STEPS = 64
@@ -48,14 +48,14 @@ mc_raptor does: larger ones were not seen in training. The network expects to be
 neither faster nor slower."""
 
 
-def import_raptor(path: str | Path, *, overwrite: bool = False) -> PolicyBundle:
+def import_raptor(path: str | Path, *, replace: bool = False) -> PolicyBundle:
     """Make a bundle of the installed RAPTOR checkpoint.
 
     Raises:
         ContractError: the package is missing, or its checkpoint is not as expected.
-        FileExistsError: the path exists and `overwrite` is False.
+        FileExistsError: the path exists and `replace` is False.
     """
-    refuse_overwrite(Path(path), overwrite)
+    refuse_overwrite(path, replace)
     checkpoint = checkpoint_path()
     network, observation, action = load_checkpoint(checkpoint)
     data = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -66,7 +66,7 @@ def import_raptor(path: str | Path, *, overwrite: bool = False) -> PolicyBundle:
     about = ABOUT.format(version=version)
     card = model_card(contract, "robot-policies import raptor", about)
     training = {"imported_from": source, "sha256": data, "paper": "arXiv 2509.11481"}
-    return export(network, contract, golden, Source(training, card), path, replace=overwrite)
+    return export(network, contract, golden, Source(training, card), path, replace=replace)
 
 
 def checkpoint_path() -> Path:
@@ -75,7 +75,7 @@ def checkpoint_path() -> Path:
         return Path(str(resources.files("foundation_policy") / "blob" / "checkpoint.h5"))
     except ModuleNotFoundError:
         mend = "pip install foundation-policy"
-        raise ContractError(
+        raise InputError(
             [Violation("foundation-policy", "the package", "not installed", mend)]
         ) from None
 
@@ -180,4 +180,4 @@ def _golden(
     reset[[0, GOLDEN_STEPS]] = True
     twice = np.concatenate([observation, observation])[:, :, None]
     golden = record(network, contract, twice, reset, {})
-    return replace(golden, action=np.concatenate([action, action])[:, :, None])
+    return dataclasses.replace(golden, action=np.concatenate([action, action])[:, :, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from leg_policy import bundle_files, leg_contract, leg_graph
 
 from robot_policies import bundle as bundles
-from robot_policies import load_policy
+from robot_policies import graph, load_policy
 from robot_policies.strict import ContractError
 
 
@@ -176,3 +177,39 @@ def test_a_key_that_is_no_key_is_named(leg_copy: Path, tmp_path: Path) -> None:
         with pytest.raises(ContractError, match=r"wrong\.pem"):
             act()
     assert not (leg_copy / "policy.sig").exists()
+
+
+def test_a_bundle_is_signed_from_inside_its_folder(leg_copy: Path, keys, monkeypatch) -> None:
+    monkeypatch.chdir(leg_copy)
+    bundles.sign(".", keys[0])
+    assert bundles.read(leg_copy, [keys[1]]).signed_by is not None
+
+
+@pytest.mark.parametrize("target", ["leg", "nothing"])
+@pytest.mark.parametrize("replace", [True, False])
+def test_nothing_is_written_through_a_symbolic_link(
+    leg_copy: Path, target: str, replace: bool
+) -> None:
+    link = leg_copy.parent / "link"
+    link.symlink_to(leg_copy.parent / target)
+    contract = leg_contract(name="other")
+    with pytest.raises(FileExistsError, match="is a symbolic link"):
+        bundles.write(link, contract, bundle_files(contract), replace=replace)
+    assert bundles.read(leg_copy).contract.name == "leg"
+
+
+def test_a_bundle_that_is_still_being_written_has_no_name(leg: Path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    shutil.copytree(leg, tmp_path / "robot_policies" / "zoo" / ".leg.a1b2c3")
+    assert not [name for name in bundles.zoo_names() if name.startswith("zoo:.")]
+
+
+def test_the_revision_of_a_strangers_checkout_is_not_ours(tmp_path: Path, monkeypatch) -> None:
+    """Installed into an environment inside another project's repository."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    (tmp_path / "graph.py").touch()
+    monkeypatch.setattr(graph, "__file__", str(tmp_path / "graph.py"))
+    made = graph.provenance("here", "MIT", (), "")
+    assert (made.git_revision, made.git_dirty) == ("unknown", False)

@@ -14,6 +14,7 @@ import pytest
 from leg_policy import bundle_files, leg_contract, rehash
 from test_bundle import make_keys
 from test_import_onnx import EXAMPLE, lstm, mlp, plain, write_yaml
+from test_verify import patient_contract
 
 from robot_policies import bundle as bundles
 from robot_policies import cli
@@ -38,7 +39,9 @@ def main(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, *capsys.readouterr()
 
 
-def test_verify_shows_a_checklist(leg: Path) -> None:
+def test_verify_shows_a_checklist(tmp_path: Path) -> None:
+    contract = patient_contract()
+    leg = bundles.write(tmp_path / "leg", contract, bundle_files(contract)).path
     done = run("verify", leg)
     assert done.returncode == 0 and done.stderr == ""
     for name in ("files", "contract", "signature", "graph", "golden replay", "latency", "p99"):
@@ -53,10 +56,12 @@ def test_json_is_one_document(leg: Path, capsys) -> None:
 
 
 def test_a_refused_bundle_ends_with_3_and_every_violation(leg_copy: Path, capsys) -> None:
-    rehash(leg_copy, lambda d: d["timing"].update(control_hz=60.0) or d["robot"].update(model="x"))
+    rehash(
+        leg_copy, lambda d: d["timing"].update(max_inference_s=1.0) or d["robot"].update(model="x")
+    )
     code, out, err = main(capsys, "verify", leg_copy)
     assert code == 3 and err == ""  # the checklist is the result
-    assert "timing.control_hz" in out and "robot.model" in out
+    assert "timing.max_inference_s" in out and "robot.model" in out
     code, out, _ = main(capsys, "verify", leg_copy, "--json")
     assert code == 3 and json.loads(out)["refused"]
 
@@ -112,7 +117,9 @@ def test_sign_and_verify_with_a_key(leg_copy: Path, tmp_path: Path, capsys) -> N
     private, public = make_keys(tmp_path, "team")
     assert main(capsys, "verify", leg_copy, "--trusted-key", public)[0] == 3
     assert main(capsys, "sign", leg_copy, "--key", private)[0] == 0
-    code, out, _ = main(capsys, "verify", leg_copy, "--trusted-key", public, "--json")
+    code, out, _ = main(
+        capsys, "verify", leg_copy, "--trusted-key", public, "--json", "--no-latency"
+    )
     signature = next(c for c in json.loads(out)["checks"] if c["name"] == "signature")
     assert code == 0 and len(signature["figures"]["signed_by"]) == 64
 
@@ -132,7 +139,7 @@ def test_the_example_is_imported(tmp_path: Path, capsys) -> None:
     document = json.loads(out)
     assert code == 0 and err == ""
     assert document["max_difference"] <= 1e-6 and document["notes"] == []
-    assert main(capsys, "verify", tmp_path / "leg")[0] == 0
+    assert main(capsys, "verify", tmp_path / "leg", "--no-latency")[0] == 0
     code, _, err = main(capsys, *arguments, "--output", tmp_path / "leg")
     assert code == 2 and "--replace" in err
     assert main(capsys, *arguments, "--output", tmp_path / "leg", "--replace")[0] == 0
@@ -173,7 +180,67 @@ def test_doctor_reports_as_json() -> None:
 
 def test_verify_works_from_any_folder(leg: Path, tmp_path: Path) -> None:
     shutil.copytree(leg, tmp_path / "leg")
-    command = [sys.executable, "-m", "robot_policies.cli", "verify", "leg"]
+    command = [sys.executable, "-m", "robot_policies.cli", "verify", "leg", "--no-latency"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=variables)
     assert done.returncode == 0
+
+
+def test_what_is_no_key_no_model_and_no_yaml_is_bad_input(leg: Path, tmp_path, capsys) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    onnx.save(mlp(), tmp_path / "leg.onnx")
+    empty, rest = tmp_path / "empty", ["--output", tmp_path / "leg"]
+    for arguments, mend in (
+        (["verify", leg, "--trusted-key", empty], "openssl pkey -in private.pem -pubout"),
+        (["sign", leg, "--key", empty], "openssl genpkey"),
+        (["import", "onnx", empty, "--signals", EXAMPLE, *rest], "give the file"),
+        (["import", "onnx", tmp_path / "leg.onnx", "--signals", empty, *rest], "example.yaml"),
+    ):
+        code, out, err = main(capsys, *arguments)
+        assert code == 2 and out == "", arguments
+        assert "empty" in err and mend in err
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [("mcap", "logs"), ("cryptography", "sign"), ("torch.onnx", "train"), ("h5py", "train")],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    leg: Path, capsys, monkeypatch, package: str, extra: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ModuleNotFoundError("gone", name=package)
+
+    monkeypatch.setattr("robot_policies.verify.verify", fail)
+    code, _, err = main(capsys, "verify", leg)
+    assert code == 2 and f"pip install '.[{extra}]' in the checkout" in err
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys) -> None:
+    """rich would make an emoji of it."""
+    _, _, err = main(capsys, "verify", tmp_path / ":x:")
+    assert "/:x:" in err
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_reader_that_leaves_is_no_error_of_ours(leg: Path, options: list[str]) -> None:
+    """As in `robot-policies verify leg | true`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "robot_policies.cli", "verify", leg, "--no-latency", *options]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (cli.NOBODY_READS, "")
+
+
+def test_an_import_to_the_zoo_is_found_there_first(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    onnx.save(lstm(), tmp_path / "leg.onnx")
+    arguments = ["import", "onnx", tmp_path / "leg.onnx", "--signals", EXAMPLE, "--json"]
+    code, out, _ = main(capsys, *arguments, "--output", "zoo:raptor")
+    path = tmp_path / "data" / "robot_policies" / "zoo" / "raptor"
+    assert code == 0 and json.loads(out)["bundle"] == str(path)
+    out = main(capsys, "verify", "zoo:raptor", "--no-latency", "--json")[1]
+    assert json.loads(out)["path"] == str(path)  # not the one that came with the package
+    assert f"is {path}\n" in main(capsys, "verify", "zoo:raptor", "--no-latency")[1]
+    assert main(capsys, *arguments, "--output", "zoo:../x")[0] == 2

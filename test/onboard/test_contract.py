@@ -77,6 +77,7 @@ def contracts(draw) -> Contract:
         draw(st.sampled_from(["absolute", "delta"])),
     )  # fmt: skip
     initial = draw(st.lists(finite, min_size=1, max_size=4).map(tuple))
+    period = draw(st.floats(1e-300, 1e300))
     gains = st.builds(Gains, several(positive, count), several(positive, count))
     calibration = st.builds(
         Calibration, texts, st.floats(0.01, 0.99), st.dictionaries(texts, finite, max_size=3)
@@ -88,9 +89,9 @@ def contracts(draw) -> Contract:
         robot=Robot(draw(texts), draw(st.sampled_from([(), JOINTS])), actuators),
         observation=tuple(signal(name) for name in signal_names),
         action=(action,),
-        chunk=Chunk(draw(st.integers(1, 50)), draw(positive)),
+        chunk=Chunk(draw(st.integers(1, 50)), period),
         conventions=Conventions(),
-        timing=Timing(draw(positive), draw(positive), draw(positive)),
+        timing=Timing(1.0 / period, draw(positive), draw(positive)),
         state=(State(graph_names[0], graph_names[1], (len(initial),), initial),),
         noise=draw(st.sampled_from([(), (Noise(graph_names[2], (2, 3)),)])),
         feature=draw(st.sampled_from([None, graph_names[1], graph_names[3]])),
@@ -239,7 +240,11 @@ CONTRADICTIONS = {
     "state.state.initial": {"state": (State("state", "next_state", (4,), (0.0,)),)},
     "'action' twice": {"state": (State("state", "action", (1,), (0.0,)),)},
     "noise.seed": {"noise": (Noise("seed", (10**9, 10**9)),)},
-    "chunk.steps": {"chunk": Chunk(10**9, 0.1)},
+    "chunk.steps": {"chunk": Chunk(10**9, 0.02)},
+    "chunk.interval_s": {"chunk": Chunk(4, 0.02001)},
+    "'previous_action' twice": {"state": (State("previous_action", "next_state", (1,), (0.0,)),)},
+    "feature": {"feature": "action"},
+    "found state;": {"feature": "state"},
     "calibration": {"calibration": Calibration("mahalanobis", 1.5, {})},
 }
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from robot_policies import load_policy
 from robot_policies.importers.onnx_model import import_onnx
-from robot_policies.strict import ContractError
+from robot_policies.strict import ContractError, InputError
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "import_example.yaml"
 
@@ -395,13 +395,40 @@ def test_a_yaml_that_does_not_fit_the_model_is_refused(tmp_path: Path, named: st
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("name: a\nname: b", "duplicate key 'name'"), ("- 1", "sections"), ("a: [", "YAML")],
+    [
+        ("name: a\nname: b", "duplicate key 'name'"),
+        ("- 1", "sections"),
+        ("a: [", "YAML"),
+        ("", "NoneType"),
+        ("name: &a [*a]", "anchors"),
+        ("name: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("name: 2001-99-99", "month"),
+    ],
 )
 def test_yaml_that_is_no_mapping_is_refused(tmp_path: Path, text: str, named: str) -> None:
     onnx.save(mlp(), tmp_path / "theirs.onnx")
     (tmp_path / "signals.yaml").write_text(text)
-    with pytest.raises(ContractError, match=named):
+    with pytest.raises(InputError, match=named):
         import_onnx(tmp_path / "theirs.onnx", tmp_path / "signals.yaml", tmp_path / "bundle")
+
+
+def test_a_size_that_cannot_be_meant_takes_no_memory(tmp_path: Path) -> None:
+    document = plain()
+    document["action"][0] |= {"shape": [10**11], "scale": 1.0}
+    with pytest.raises(ContractError, match=r"action\[0\]\.shape: expected at most"):
+        imported(tmp_path, mlp(), document)
+
+
+def test_sections_may_be_merged(tmp_path: Path) -> None:
+    """A key of one's own wins over the merged one, and is no duplicate."""
+    onnx.save(lstm(), tmp_path / "theirs.onnx")
+    old = "{name: cell, output: next_cell, shape: [1, 8], initial: 0.0}"
+    text = EXAMPLE.read_text().replace("{name: hidden,", "&one {name: hidden,")
+    assert old in text
+    path = tmp_path / "signals.yaml"
+    path.write_text(text.replace(old, "{<<: *one, name: cell, output: next_cell}"))
+    bundle, _ = import_onnx(tmp_path / "theirs.onnx", path, tmp_path / "bundle")
+    assert [state.shape for state in bundle.contract.state] == [(1, 8), (1, 8)]
 
 
 def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
@@ -414,9 +441,10 @@ def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "theirs.onnx").write_bytes(b"<html>404</html>")
-    with pytest.raises(ContractError, match=r"theirs\.onnx"):
-        import_onnx(tmp_path / "theirs.onnx", EXAMPLE, tmp_path / "bundle")
+    for content in (b"<html>404</html>", b""):
+        (tmp_path / "theirs.onnx").write_bytes(content)
+        with pytest.raises(InputError, match=r"theirs\.onnx: expected an ONNX model"):
+            import_onnx(tmp_path / "theirs.onnx", EXAMPLE, tmp_path / "bundle")
 
 
 def test_the_contract_is_the_yamls(tmp_path: Path) -> None:
@@ -428,3 +456,104 @@ def test_the_contract_is_the_yamls(tmp_path: Path) -> None:
     assert contract.observation[1].clip == (-3.2, 3.2)
     assert contract.gains is not None and contract.gains.damping == (0.5, 0.5, 0.5)
     assert contract.provenance.licence == "MIT" and len(contract.provenance.data_sha256) == 64
+
+
+# Sizes may fit where axes do not.
+
+
+@pytest.mark.parametrize("last", [2, "steps"])
+def test_an_input_with_its_axes_in_another_order_is_refused(tmp_path: Path, last) -> None:
+    """[B, Do, To] holds as many numbers as [B, To, Do], in another order."""
+    nodes = [
+        helper.make_node("Flatten", ["obs"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "W"], ["actions"]),
+    ]
+    model = model_with(
+        nodes, {"obs": ["b", 9, last]}, {"actions": ["b", 3]}, {"W": weights(18, 3)}
+    )
+    document = plain(history=2, history_layout="step")
+    with pytest.raises(ContractError, match=r"model input obs: .*\[B, To = 2, D = 9\]"):
+        imported(tmp_path, model, document)
+
+
+@pytest.mark.parametrize("declared", [["b", 3, 2], ["b", "x", "y"]])
+def test_an_action_with_its_axes_in_another_order_is_refused(tmp_path: Path, declared) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["obs", "W"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "shape"], ["actions"]),
+    ]
+    shape = np.array([-1, 3, 2])
+    constants = {"W": weights(9, 6), "shape": shape}
+    model = model_with(nodes, {"obs": ["b", 9]}, {"actions": declared}, constants)
+    document = plain()
+    document["chunk"]["steps"] = 2
+    with pytest.raises(ContractError, match=r"output actions: .*\[B, Ta = 2, Da = 3\]"):
+        imported(tmp_path, model, document)
+
+
+def batch_mean() -> onnx.ModelProto:
+    """A batch that is declared open, by a model that mixes the robots of a batch."""
+    model = mlp()
+    model.graph.node[0].output[0] = "raw"
+    mean = helper.make_node("ReduceMean", ["raw"], ["mean"], axes=[0], keepdims=1)
+    model.graph.node.extend([mean, helper.make_node("Add", ["raw", "mean"], ["actions"])])
+    return model
+
+
+def test_a_declared_batch_that_mixes_robots_is_fixed_and_recorded_again(tmp_path: Path) -> None:
+    policy, notes = imported(tmp_path, batch_mean(), plain())
+    assert policy.static_batch == 1 and any("fixed at 1" in note for note in notes)
+
+
+def test_a_record_of_more_robots_than_the_model_takes_is_refused_in_words(tmp_path) -> None:
+    with pytest.raises(ContractError, match="record 1 at a time"):
+        imported(tmp_path, batch_mean(), plain(), golden=golden_file(tmp_path))
+
+
+def test_a_record_is_cut_into_the_batches_that_the_model_declares(tmp_path: Path) -> None:
+    policy, _ = imported(tmp_path, mlp(batch=2), plain(), golden=golden_file(tmp_path))
+    assert policy.static_batch is None
+    odd = golden_file(tmp_path, observation=np.zeros((40, 3, 1, 9), np.float32),
+                      action=np.zeros((40, 3, 1, 3), np.float32))  # fmt: skip
+    with pytest.raises(ContractError, match="a multiple of 2 environments"):
+        imported(tmp_path, mlp(batch=2), plain(), golden=odd, replace=True)
+
+
+def noisy(shape: list[int]) -> dict[str, Any]:
+    document = plain()
+    document["noise"] = [{"name": "noise", "shape": shape}]
+    document["graph"]["noise"] = [{"noise": "noise", "input": "eps"}]
+    return document
+
+
+def test_noise_of_another_shape_is_named(tmp_path: Path) -> None:
+    model = mlp()
+    model.graph.input.append(helper.make_tensor_value_info("eps", TensorProto.FLOAT, ["b", 3]))
+    model.graph.node[0].output[0] = "quiet"
+    model.graph.node.append(helper.make_node("Add", ["quiet", "eps"], ["actions"]))
+    with pytest.raises(ContractError, match=r"model noise eps: expected \[B, 4\]"):
+        imported(tmp_path, model, noisy([4]))
+    imported(tmp_path, model, noisy([3]))
+
+
+@pytest.mark.parametrize(("shape", "right"), [([], False), ([2, 3], True)])
+def test_features_have_an_axis(tmp_path: Path, shape: list[int], right: bool) -> None:
+    size, width = [-1, *shape], int(np.prod(shape))
+    model = mlp()
+    model.graph.node.extend([
+        helper.make_node("MatMul", ["obs", "F"], ["wide"]),
+        helper.make_node("Reshape", ["wide", "size"], ["latent"]),
+    ])  # fmt: skip
+    constants = {"F": weights(9, width), "size": np.array(size)}
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+    port = helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["b", *shape])
+    model.graph.output.append(port)
+    document = plain() | {"feature": "latent"}
+    document["graph"]["feature"] = "latent"
+    if right:
+        policy, _ = imported(tmp_path, model, document)
+        step(policy, [1, 1, 1], [1, 1, 1])
+        assert policy.last.feature.shape == (1, 6)
+    else:
+        with pytest.raises(ContractError, match=r"model output latent: expected \[B, F\]"):
+            imported(tmp_path, model, document)

@@ -208,7 +208,7 @@ def test_another_file_is_refused(tmp_path, content):
 def test_without_mcap_it_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mcap", None)
     (tmp_path / "x.mcap").write_bytes(b"")
-    with pytest.raises(LogError, match=r"pip install 'robot_policies\[logs\]'"):
+    with pytest.raises(LogError, match=r"pip install '.\[logs\]'"):
         read(tmp_path / "x.mcap")
 
 
@@ -266,3 +266,27 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are():
         log["/odometry"]
     with pytest.raises(KeyError, match="its fields are angular_velocity"):
         log["/imu"]["position"]
+
+
+def test_a_topic_that_cannot_be_decoded_says_so_each_time(record):
+    second = motors(1.0, 2.0)
+    log = read(record([*motor_log(1), ("/motors", "std_msgs/Float64MultiArray", second, 1.0)]))
+    for _ in range(2):
+        with pytest.raises(LogError, match="one size"):
+            log["/motors"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"/a.s.json": np.frombuffer(b"{x", np.uint8)},
+        {"/a.v": np.float64(3)},
+        {"start_ns": np.zeros(3)},
+        {"start_ns": "soon"},
+        {"/a.time": "now"},
+    ],
+)
+def test_an_npz_with_other_contents_is_refused(tmp_path, entries):
+    np.savez(tmp_path / "x.npz", **({"start_ns": 0, "/a.time": np.zeros(2)} | entries))
+    with pytest.raises(LogError):
+        read(tmp_path / "x.npz")

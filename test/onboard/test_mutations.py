@@ -182,6 +182,9 @@ def graphs() -> Iterator[Mutation]:
                     put(leg_graph(**{name: spoiled})),
                     f"weight {name}",
                 )
+    centred = np.zeros_like(MEAN)
+    centred[3] = -np.inf  # not an attention mask, though of nothing but 0 and -inf
+    yield "mean = 0 but for one -inf", put(leg_graph(mean=centred)), "weight mean"
     for index in range(5):
         external = leg_graph()
         tensor = external.graph.initializer[index]

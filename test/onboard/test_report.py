@@ -141,15 +141,28 @@ def test_a_position_that_is_not_finite_is_counted_and_left_out():
     log["/odometry"]["position"][50:60] = np.nan
     flight = report.flight(log)
     assert flight.odometry.not_finite == 10
+    (line,) = [figure for figure in flight.figures if figure.name == "odometry"]
+    assert "10 not finite" in line.value
     assert flight.phases[0].rmse_m == pytest.approx(0.03, abs=1e-3)
 
 
-def test_what_the_log_does_not_tell_is_none_and_passes_no_verdict():
+def test_what_is_demanded_and_not_in_the_log_fails():
     absent = {"/phase": None, "/push": None, "/diagnostics": None, "/motors": None}
     flight = report.flight(flight_log(**absent))
     assert flight.hover_error_m is None and flight.guard_trips is None and flight.phases == ()
     verdicts = flight.to_dict()["verdicts"]
-    assert verdicts == {"log": True}
+    names = ("hover error (last 2 s)", "guard trips", "states of the policy", "robot")
+    assert verdicts == {"log": True} | dict.fromkeys(names, False)
+    assert not flight.ok
+    assert {f.value for f in flight.figures if f.passed is False} == {"not in the log"}
+
+
+@pytest.mark.parametrize("position", [None, np.zeros((3, 2)), ["a", "b", "c"]])
+def test_odometry_without_positions_is_refused_by_name(position):
+    fields = {} if position is None else {"position": position}
+    odometry = Topic("/odometry", "", np.arange(3.0), fields)
+    with pytest.raises(LogError, match=r"/odometry: expected positions \[T, 3\]"):
+        report.flight(flight_log(**{"/odometry": odometry}))
 
 
 def test_without_a_setpoint_there_is_nothing_to_compare_with():
@@ -174,9 +187,9 @@ def test_the_table_names_figures_limits_and_verdicts():
 
 
 def test_the_page_stands_alone_and_names_every_unit():
-    pytest.importorskip("matplotlib")
+    report_page = pytest.importorskip("robot_policies.report_page", exc_type=ImportError)
     log = flight_log(states=("OK", "HOLD <b>", "OK"))
-    page = report.to_html(report.flight(log), log)
+    page = report_page.page(report.flight(log), log)
     assert page.count("<svg") == 7
     for label in ("time (s)", "position error (m)", "(m/s)", "tilt (degrees)", "(ms)", "x (m)"):
         assert label in page
@@ -186,8 +199,8 @@ def test_the_page_stands_alone_and_names_every_unit():
 
 
 def test_a_page_of_a_log_with_odometry_and_setpoint_only():
-    pytest.importorskip("matplotlib")
+    report_page = pytest.importorskip("robot_policies.report_page", exc_type=ImportError)
     topics = flight_log().topics
     log = Log(0, {name: topics[name] for name in ("/odometry", "/setpoint")})
-    page = report.to_html(report.flight(log), log)
+    page = report_page.page(report.flight(log), log)
     assert page.count("Not in the log.") == 3

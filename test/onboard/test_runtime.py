@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from leg_policy import (
     JOINTS,
@@ -20,6 +22,7 @@ from onnx import helper, numpy_helper
 from robot_policies import OnnxPolicy, load_policy
 from robot_policies import bundle as bundles
 from robot_policies.contract import Noise
+from robot_policies.runtime import require_replay
 from robot_policies.strict import ContractError
 
 
@@ -171,3 +174,71 @@ def test_the_contract_tells_which_signals_to_give(leg: Path) -> None:
     given = [signal.name for signal in contract.observation if signal.source == "robot"]
     assert given == ["angular_velocity", "joint_position"]
     assert contract.action[0].elements == JOINTS
+
+
+def test_after_a_refused_output_every_step_is_refused_until_a_reset() -> None:
+    """exp(x) overflows; the next step would read the infinite action as its previous one."""
+    nodes = [
+        helper.make_node("Exp", ["observation"], ["all"]),
+        helper.make_node("Slice", ["all", "start", "stop", "axis"], ["action"]),
+        helper.make_node("Identity", ["state"], ["next_state"]),
+    ]
+    values = {"start": [0], "stop": [3], "axis": [2]}
+    constants = [numpy_helper.from_array(np.array(v), name) for name, v in values.items()]
+    shapes = {"observation": (1, 6), "state": (4,)}
+    graph = model_of(nodes, shapes, {"action": (1, 3), "next_state": (4,)}, constants)
+    _, q, previous = (replace(signal, history=1) for signal in leg_contract().observation)
+    policy = policy_of(leg_contract(observation=(replace(q, clip=None), previous)), graph)
+    good, bad = np.ones((1, 3), np.float32), np.full((1, 3), 100.0, np.float32)
+    policy.step({"joint_position": good})
+    with pytest.raises(ContractError, match="action: expected finite numbers"):
+        policy.step({"joint_position": bad})
+    for _ in range(2):
+        with pytest.raises(ContractError, match=r"call reset\(\)"):
+            policy.step({"joint_position": good})
+    policy.reset()
+    policy.step({"joint_position": good})
+
+
+def broken_memory() -> onnx.ModelProto:
+    """Sound actions, and a recurrent state of log(-1)."""
+    graph = leg_graph()
+    node = next(n for n in graph.graph.node if n.output[0] == "next_state")
+    node.output[0] = "memory"
+    last = next(n for n in graph.graph.node if "next_state" in n.input)
+    last.input[list(last.input).index("next_state")] = "memory"
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32([-2.0]), "below"))
+    graph.graph.node.append(helper.make_node("Add", ["memory", "below"], ["negative"]))
+    graph.graph.node.append(helper.make_node("Log", ["negative"], ["next_state"]))
+    return graph
+
+
+def test_a_recurrent_state_that_is_not_finite_is_refused_and_does_not_replay(leg: Path) -> None:
+    policy = policy_of(leg_contract(), broken_memory())
+    with pytest.raises(ContractError, match="next_state: expected finite numbers"):
+        policy.step(random_signals(np.random.default_rng(0), 1))
+    assert policy.replay(bundles.read(leg).golden)[1] == np.inf
+
+
+def test_a_replay_says_what_differs_first(leg: Path) -> None:
+    golden = bundles.read(leg).golden
+    spoiled = golden.state["next_state"].copy()
+    spoiled[7:] += 1.0
+    changed = replace(golden, state={"next_state": spoiled})
+    expected = "a largest difference of 1, first in state next_state at step 7"
+    with pytest.raises(ContractError, match=expected):
+        require_replay(load_policy(leg), changed)
+
+
+def test_a_reset_leaves_nothing_of_the_last_episode(leg: Path) -> None:
+    policy = load_policy(leg)
+    policy.step(random_signals(np.random.default_rng(0), 1))
+    policy.reset()
+    assert not policy.last.raw_action.any()
+    assert policy.last.feature is not None and not policy.last.feature.any()
+
+
+@pytest.mark.parametrize("value", [[["a"] * 4], [[1e300] * 4], [[1j] * 4], [[1.0], [2.0, 3.0]]])
+def test_a_start_that_is_no_finite_number_is_refused(leg: Path, value) -> None:
+    with pytest.raises(ContractError, match="initial state"):
+        load_policy(leg).reset(initial={"state": value})

@@ -68,6 +68,9 @@ WRONG = {
     "list": lambda s: s.update(joint_position=[[0.0] * 3] * BATCH),
     "nan": lambda s: s.update(joint_position=np.full((BATCH, 3), np.nan, np.float32)),
     "infinite": lambda s: s.update(joint_position=np.full((BATCH, 3), -np.inf, np.float32)),
+    "complex": lambda s: s.update(joint_position=np.ones((BATCH, 3), complex)),
+    "text": lambda s: s.update(joint_position=np.full((BATCH, 3), "1.0")),
+    "objects": lambda s: s.update(joint_position=np.ones((BATCH, 3), object)),
     "too large": lambda s: s.update(joint_position=np.full((BATCH, 3), 1e300)),
 }
 
@@ -121,3 +124,9 @@ def test_several_commands_are_split_by_name() -> None:
         "toe_target": (2, 1, 1, 1),
     }
     assert np.all(commands["toe_target"] == 3.0)
+
+
+@pytest.mark.parametrize("value", [[("joint_position", 1.0)], None, 3.0])
+def test_what_is_no_dictionary_is_refused(buffer: ObservationBuffer, value) -> None:
+    with pytest.raises(ContractError, match="signals: expected values by name"):
+        buffer.push(value)

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from leg_policy import bundle_files, leg_contract, leg_graph, rehash
+from test_bundle import make_keys
 
 from robot_policies import bundle as bundles
-from robot_policies.contract import Timing
+from robot_policies.contract import Contract, Timing
+from robot_policies.strict import ContractError
 from robot_policies.verify import Report, recorded_signals, verify
+
+
+def patient_contract() -> Contract:
+    """With a limit that a busy machine keeps as well, for tests that measure the latency."""
+    return leg_contract(timing=Timing(50.0, 0.04, max_inference_s=1.0))
 
 
 def statuses(report: Report) -> dict[str, str]:
     return {check.name: check.status for check in report.checks}
 
 
-def test_a_good_bundle_passes(leg: Path) -> None:
-    report = verify(leg)
+def test_a_good_bundle_passes(tmp_path: Path) -> None:
+    contract = patient_contract()
+    bundles.write(tmp_path / "leg", contract, bundle_files(contract))
+    report = verify(tmp_path / "leg")
     assert statuses(report) == {
         "files": "ok",
         "contract": "ok",
@@ -29,7 +40,7 @@ def test_a_good_bundle_passes(leg: Path) -> None:
     }
     assert report.ok and not report.refused and not report.violations
     latency = report.checks[-1].figures
-    assert 0.0 < latency["p50_s"] <= latency["p99_s"] <= latency["limit_s"] == 0.005
+    assert 0.0 < latency["p50_s"] <= latency["p99_s"] <= latency["limit_s"] == 1.0
     json.dumps(report.to_dict(), allow_nan=False)
 
 
@@ -59,14 +70,14 @@ def test_independent_faults_are_all_reported(leg_copy: Path) -> None:
 
 
 def test_a_graph_of_another_contract_names_the_key(leg_copy: Path) -> None:
-    def faster(document) -> None:
-        document["timing"]["control_hz"] = 100.0
+    def more_patient(document) -> None:
+        document["timing"]["max_inference_s"] = 1.0
 
-    rehash(leg_copy, faster)
+    rehash(leg_copy, more_patient)
     report = verify(leg_copy)
     (violation,) = report.violations
-    assert violation.where == "policy.json.timing.control_hz"
-    assert (violation.expected, violation.found) == ("50.0 (as policy.onnx says)", "100.0")
+    assert violation.where == "policy.json.timing.max_inference_s"
+    assert (violation.expected, violation.found) == ("0.005 (as policy.onnx says)", "1.0")
     assert statuses(report)["graph"] == "failed"
     assert statuses(report)["golden replay"] == statuses(report)["latency"] == "not run"
 
@@ -81,15 +92,26 @@ def test_a_slow_policy_fails_the_gate_and_is_not_refused(tmp_path: Path) -> None
 
 
 def test_a_demanded_signature_that_is_missing_is_the_only_failure(leg: Path, tmp_path) -> None:
-    key = tmp_path / "key.pem"
-    key.write_text("no key")
-    report = verify(leg, [key], latency=False)
+    _, public = make_keys(tmp_path, "team")
+    report = verify(leg, [public], latency=False)
+    (violation,) = report.violations
+    assert (violation.where, violation.found) == ("policy.sig", "no signature")
     assert statuses(report)["signature"] == "failed"
     assert statuses(report)["golden replay"] == "ok"
 
 
+def test_without_cryptography_the_signature_says_what_to_install(leg, tmp_path, monkeypatch):
+    _, public = make_keys(tmp_path, "team")
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
+    report = verify(leg, [public], latency=False)
+    (violation,) = report.violations
+    assert violation.mend == "pip install cryptography"
+    with pytest.raises(ContractError, match="pip install cryptography"):
+        bundles.read(leg, [public])
+
+
 def test_a_fixed_batch_is_measured_as_it_is(tmp_path: Path) -> None:
-    contract = leg_contract()
+    contract = patient_contract()
     bundles.write(tmp_path / "leg", contract, bundle_files(contract, leg_graph(batch=3)))
     report = verify(tmp_path / "leg")
     assert report.ok

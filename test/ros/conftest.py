@@ -23,6 +23,8 @@ for _ in range(os.getpid() % 80):
 
 # Before rclpy is imported anywhere: traffic stays on this machine.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# Processes that these tests kill leave shared memory behind, over which later ones would stumble.
+os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import PARAMETERS
+from std_srvs.srv import Trigger
 
 NAN, INF = float("nan"), float("inf")
 HOVER_SETPOINT = (0.0, 0.0, 1.0)
@@ -26,8 +27,19 @@ def start_flight(processes, pilot):
     processes.start_node("sim.robot_node")
     start_policy(processes, pilot)
     pilot.until(lambda: pilot.position is not None, 60, "the robot")
-    take_off(pilot, lambda: pilot.go_to(*HOVER_SETPOINT))
-    pilot.until(lambda: at(pilot, HOVER_SETPOINT), 20, "hover", lambda: pilot.go_to(0.0, 0.0, 1.0))
+    for _ in range(3):
+        take_off(pilot, lambda: pilot.go_to(*HOVER_SETPOINT))
+        pilot.until(
+            lambda: at(pilot, HOVER_SETPOINT) or is_tripped(pilot),
+            20,
+            "hover",
+            lambda: pilot.go_to(*HOVER_SETPOINT),
+        )
+        if not is_tripped(pilot):
+            return
+        recover(pilot)
+        assert pilot.call(Trigger, "robot_node/reset", Trigger.Request()).success
+    pytest.fail(f"no hover: {pilot.status}")
 
 
 def start_policy(processes, pilot):
@@ -46,11 +58,21 @@ def take_off(pilot, keep_going):
             pilot.spin(0.01)
         if pilot.status["guard_node"]["state"] == "PASSING" and pilot.commands[-1][1].any():
             return
-        assert pilot.change_state("deactivate")
-        pilot.spin(0.2)
-        assert pilot.reset_guard().success
-        assert pilot.change_state("activate")
+        recover(pilot)
     pytest.fail(f"no steady commands: {pilot.status}")
+
+
+def recover(pilot):
+    """What the operator does after a trip."""
+    assert pilot.change_state("deactivate")
+    pilot.spin(0.2)
+    assert pilot.reset_guard().success
+    assert pilot.change_state("activate")
+    pilot.until(lambda: not is_tripped(pilot), 5, "the reset")
+
+
+def is_tripped(pilot):
+    return pilot.status["guard_node"]["state"] == "TRIPPED"
 
 
 def at(pilot, point, tolerance=0.1):

@@ -65,7 +65,7 @@ def test_named_signals_give_what_the_authors_code_gives(raptor: Path) -> None:
 
 
 def test_it_passes_its_checklist_and_names_its_licence(raptor: Path) -> None:
-    report = verify(raptor)
+    report = verify(raptor, latency=False)
     assert report.ok, report.violations
     card = (raptor / "README.md").read_text()
     assert "MIT" in card and "foundation-policy" in card and "2509.11481" in card
