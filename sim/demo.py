@@ -154,6 +154,17 @@ def node_processes(config: DemoConfig, output: Path) -> Iterator[dict[str, subpr
             process.kill()
 
 
+def _prepare_environment() -> None:
+    # This is a demonstration: its commands stay on this machine.
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    # Not shared memory, of which killed processes of any earlier run leave pieces in the way.
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
+    # ROS from PyPI keeps its index in the environment's own folder, and does not say so.
+    if (Path(sys.prefix) / "share" / "ament_index").is_dir():
+        os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+
+
 def _require_running(processes: dict[str, subprocess.Popen], output: Path) -> None:
     for name, process in processes.items():
         if process.poll() is not None:
@@ -173,11 +184,7 @@ def fly(config: DemoConfig) -> report.FlightReport:
         raise FlightError(f"the bundle was refused: {' '.join(command[2:])} ended with {code}")
     output = config.output or Path("flight") / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True)
-    # This is a demonstration: its commands stay on this machine.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    # Not shared memory, of which killed processes of any earlier run leave pieces in the way.
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
+    _prepare_environment()
     rclpy.init()
     mission = Mission(world_frame="world")
     try:
