@@ -25,19 +25,6 @@ def to_matrix(quaternion_xyzw: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def multiply(left_xyzw: np.ndarray, right_xyzw: np.ndarray) -> np.ndarray:
-    """Hamilton product [..., 4]: the rotation `right`, then `left`."""
-    a, b = np.asarray(left_xyzw, np.float64), np.asarray(right_xyzw, np.float64)
-    vector = a[..., 3:] * b[..., :3] + b[..., 3:] * a[..., :3] + np.cross(a[..., :3], b[..., :3])
-    scalar = a[..., 3:] * b[..., 3:] - (a[..., :3] * b[..., :3]).sum(-1, keepdims=True)
-    return np.concatenate([vector, scalar], axis=-1)
-
-
-def conjugate(quaternion_xyzw: np.ndarray) -> np.ndarray:
-    """The inverse rotation [..., 4]."""
-    return np.asarray(quaternion_xyzw, np.float64) * (-1.0, -1.0, -1.0, 1.0)
-
-
 def from_yaw(yaw: np.ndarray | float) -> np.ndarray:
     """Quaternion [..., 4] of a rotation about world z (rad)."""
     half = np.asarray(yaw, np.float64) / 2
