@@ -19,8 +19,16 @@ TRAIN = [
     "scipy>=1.11",
     "matplotlib>=3.8",
     "h5py>=3.10",
+    "tensorboard>=2.15",
     "foundation-policy>=1.0.2,<2",
 ]
+
+# The paper's teachers (gymnasium comes with it), and training spread over a cluster.
+SAC = ["stable-baselines3>=2.6"]
+RAY = ["ray>=2.40"]
+
+# The authors' simulator: builds from source, over 13 minutes (see sim/quadrotor/l2f_peer.py).
+L2F = ["l2f==2.0.18"]
 
 LOGS = ["mcap>=1.5", "mcap-ros2-support>=0.5", "matplotlib>=3.8"]
 
@@ -49,6 +57,7 @@ TEST = [
     "ruff",
     "pyright[nodejs]",
     "import-linter",
+    *SAC,
 ]
 
 setup(
@@ -76,6 +85,9 @@ setup(
     install_requires=ONBOARD,
     extras_require={
         "train": TRAIN,
+        "sac": SAC,
+        "ray": RAY,
+        "l2f": L2F,
         "logs": LOGS,
         "ros": ROS,
         "sign": ["cryptography>=42"],

@@ -3,7 +3,8 @@
 Flies the bundle in this project's simulator, and, where the packages are there, the authors' own
 numpy policy in this simulator and in L2F, all on the same sampled quadrotors, initial states and
 forces (the RAPTOR protocol: +-0.5 m, 500 steps of 10 ms). Every row comes with 95 % intervals
-from a bootstrap over quadrotors; differences are paired by quadrotor.
+from a bootstrap over quadrotors; differences are paired by quadrotor. (To compare bundles with
+each other, see `robot-policies evaluate`.)
 
     python benchmarks/raptor_survival.py --l2f-python /path/to/python   # an interpreter with l2f
 
@@ -27,9 +28,9 @@ import torch
 import tyro
 
 from robot_policies import ContractError, load_policy
-from sim.quadrotor import l2f_peer, scenario
-from sim.quadrotor.evaluation import Policy, Result, evaluate, result_of
-from sim.quadrotor.scenario import Scenario
+from sim.evaluate import COLUMNS, cells, fly_in_l2f, text_table
+from sim.quadrotor import scenario
+from sim.quadrotor.evaluation import PROTOCOL_LIMITS, Policy, Result, evaluate, pool
 
 SURVIVAL_GOAL = 0.01
 DISTANCE_GOAL = 0.04
@@ -116,18 +117,9 @@ def _fly_all(
             seconds = time.perf_counter() - started
             print(f"  flew {name}, seed {seed}: {seconds:.1f} s", file=sys.stderr)
         if not _l2f_absence(options):
-            rows.setdefault("authors, L2F", []).append(_fly_in_l2f(flights, options.l2f_python))
+            peer = fly_in_l2f(flights, options.l2f_python, PROTOCOL_LIMITS, {})
+            rows.setdefault("authors, L2F", []).append(peer)
     return rows
-
-
-def _fly_in_l2f(flights: Scenario, python: Path | None) -> Result:
-    if python is None:
-        found = l2f_peer.fly(flights.arrays())
-    else:
-        found = l2f_peer.run("fly", flights.arrays(), python)
-    return result_of(
-        found["total_reward"], found["survived"], found["final_distance"], flights.episodes
-    )
 
 
 def _l2f_absence(options: Options) -> str:
@@ -139,22 +131,11 @@ def _l2f_absence(options: Options) -> str:
 
 def _print_rows(rows: Mapping[str, list[Result]], options: Options, with_force: bool) -> None:
     print(f"\n{'with force disturbance' if with_force else 'without force'}")
-    print("| flight | seed | return | survive % | median final p, m | < 0.1 m % | < 0.2 m % |")
-    print("|---|---|---|---|---|---|---|")
+    lines = []
     for name, results in rows.items():
-        labelled = [*zip(map(str, options.seeds), results, strict=True), ("all", _pool(results))]
-        for label, result in labelled:
-            total, survival, distance, near, wide = result.summary().values()
-            percent = " | ".join(_cell(e, 100, ".1f") for e in (near, wide))
-            print(
-                f"| {name} | {label} | {_cell(total, 1, '.0f')} | {_cell(survival, 100, '.1f')} | "
-                f"{_cell(distance, 1, '.4f')} | {percent} |"
-            )
-
-
-def _cell(estimate: object, scale: float, form: str) -> str:
-    value, low, high = (scale * getattr(estimate, n) for n in ("value", "low", "high"))
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+        labelled = [*zip(map(str, options.seeds), results, strict=True), ("all", _all(results))]
+        lines += [[name, label, *cells(result.summary())] for label, result in labelled]
+    print(text_table(["flight", "seed", *(heading for heading, _, _ in COLUMNS.values())], lines))
 
 
 def _report(rows: Mapping[str, list[Result]], options: Options, with_force: bool) -> bool:
@@ -165,10 +146,10 @@ def _report(rows: Mapping[str, list[Result]], options: Options, with_force: bool
         (bundle, "authors, here", "the bundle and its limits on inputs"),
     ):
         if left in rows and right in rows:
-            print(f"{cause}: {_difference(_pool(rows[left]), _pool(rows[right]))[1]}")
+            print(f"{cause}: {_difference(_all(rows[left]), _all(rows[right]))[1]}")
     held = True
     if with_force:
-        distance = float(np.median(_pool(rows[bundle]).final_distance))
+        distance = float(np.median(_all(rows[bundle]).final_distance))
         held &= _goal(f"median final distance {distance:.4f} m", distance, DISTANCE_GOAL)
     if "authors, L2F" in rows:
         pairs = [*zip(rows[bundle], rows["authors, L2F"], strict=True)]
@@ -176,7 +157,7 @@ def _report(rows: Mapping[str, list[Result]], options: Options, with_force: bool
         for label, (ours, theirs) in zip(labels, pairs, strict=True):
             value, text = _difference(ours, theirs)
             held &= _goal(f"bundle here minus L2F, {label}: {text}", abs(value), SURVIVAL_GOAL)
-        value, text = _difference(_pool(rows[bundle]), _pool(rows["authors, L2F"]))
+        value, text = _difference(_all(rows[bundle]), _all(rows["authors, L2F"]))
         held &= _goal(f"bundle here minus L2F, all: {text}", abs(value), SURVIVAL_GOAL)
     return held
 
@@ -188,20 +169,17 @@ def _goal(text: str, value: float, limit: float) -> bool:
 
 def _difference(left: Result, right: Result) -> tuple[float, str]:
     """Difference of the survival, left minus right, with a paired interval in words."""
-    by_quadrotor = left.survived.mean(axis=1) - right.survived.mean(axis=1)
-    chosen = np.random.default_rng(0).integers(by_quadrotor.size, size=(2000, by_quadrotor.size))
-    low, high = np.percentile(by_quadrotor[chosen].mean(axis=1), [2.5, 97.5])
-    value = float(by_quadrotor.mean())
+    survival = left.minus(right)["survival"]
+    value, low, high = (100 * v for v in (survival.value, survival.low, survival.high))
     changed = int((left.survived != right.survived).sum())
-    return value, (
-        f"survival {100 * value:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}] points, {changed} of "
+    return survival.value, (
+        f"survival {value:+.2f} [{low:+.2f}, {high:+.2f}] points, {changed} of "
         f"{left.survived.size} episodes end differently"
     )
 
 
-def _pool(results: list[Result]) -> Result:
-    names = ("total_reward", "survived", "final_distance")
-    return Result(*(np.concatenate([getattr(r, name) for r in results]) for name in names))
+def _all(results: list[Result]) -> Result:
+    return pool(results, same_quadrotors=False)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
@@ -223,6 +224,122 @@ class Sign:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Train a policy in simulation: everything from nothing to a bundle, in one run folder.
+
+    Example: robot-policies train quadrotor/foundation --output runs/first --seed 0
+
+    Killed, it goes on with --resume. The folder holds the configuration, metrics.jsonl,
+    TensorBoard's events, checkpoints, and at the end the bundle.
+    """
+
+    task: Positional[Literal["quadrotor/foundation"]]
+    """TASK/FAMILY."""
+    output: Path
+    """The run's folder; a new one, but for --resume."""
+    seed: int
+    """Of quadrotors, flights and weights."""
+    resume: bool = False
+    """Go on with the run in this folder, which must have the same configuration."""
+    config: Path | None = None
+    """YAML with all of the configuration, such as another run's config.yaml (but the seed is
+    --seed's); the recipe of zoo:quadrotor where omitted."""
+    ranges: Path | None = None
+    """YAML with the quadrotors to train for, as config/quadrotor_ranges.yaml explains."""
+    independent_teachers: int | None = None
+    """RAPTOR's method: this many teachers of one quadrotor each."""
+    executor: Literal["local", "ray"] = "local"
+    """Where independent teachers are trained: processes here, or a Ray cluster."""
+    workers: int = 2
+    """How many jobs of such teachers at a time."""
+    threads: int = 2
+    """Of torch, for all else."""
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Train; the bundle is written last."""
+        from sim.quadrotor.foundation import configure, train_bundle
+
+        given = [path for path in (self.config, self.ranges) if path is not None]
+        _require_files("a YAML file", given)
+        config = configure(
+            self.seed, self.config, self.ranges, independent_teachers=self.independent_teachers
+        )
+        command = shlex.join(["robot-policies", *sys.argv[1:]])
+        return _written(
+            train_bundle(
+                config, self.output, resume=self.resume, executor=self.executor,
+                workers=self.workers, threads=self.threads, command=command,
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Fly bundles side by side in simulation, on the same quadrotors, starts and disturbances.
+
+    Example: robot-policies evaluate zoo:raptor bundles/mine --cases nominal delay10 --output out
+
+    `robot-policies evaluate --cases` lists the cases. Every figure comes with its 95 % interval,
+    and with its paired difference from the first bundle's.
+    """
+
+    bundles: Positional[tuple[str, ...]] = ()
+    """Paths or zoo:NAME; give them before the options."""
+    task: Literal["quadrotor"] = "quadrotor"
+    protocol: Literal["raptor"] = "raptor"
+    """raptor: 500 steps of 10 ms from a start within 0.5 m, as in arXiv 2509.11481."""
+    quadrotors: int | None = None
+    """How many are sampled for each seed (128 where omitted)."""
+    episodes: int = 8
+    """Flights of each quadrotor."""
+    seeds: tuple[int, ...] = (0, 1)
+    """One set of quadrotors for each."""
+    cases: tuple[str, ...] = ("nominal",)
+    """What disturbs the flights; alone, list them."""
+    airframes: Literal["sampled", "standard"] = "sampled"
+    """standard: six known models, without limits on position and velocity."""
+    trajectory: Literal["hold", "langevin", "figure-eight", "waypoints"] = "hold"
+    """Where to be; errors, rewards and limits count from there."""
+    simulator: Literal["torch", "l2f"] = "torch"
+    """l2f: the RAPTOR authors' own."""
+    l2f_python: Path | None = None
+    """A Python with l2f, numpy, onnxruntime and pyyaml; this one where omitted."""
+    output: Path | None = None
+    """A new folder for result.json, plots and one HTML page."""
+    seed: int = 0
+    """Of the bootstrap, and of policies that draw noise."""
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Fly; exit 3 where a bundle is refused or is not one of a quadrotor."""
+        from sim.evaluate import CASES, Options, run, table, text_table
+
+        if not self.cases:
+            listed = [(name, case.description) for name, case in CASES.items()]
+            return Outcome(PASS, dict(listed), [_table(("case", ""), listed)])
+        for bundle in self.bundles:
+            _require_bundle(bundle)
+        if self.output is not None and self.output.exists():
+            raise UsageError(f"{self.output}: expected no such folder yet; give a new name")
+        options = Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
+        evaluation = run(options)
+        shown: list[RenderableType] = []
+        for case in options.cases:
+            shown += [
+                f"{case}: {CASES[case].description}",
+                text_table(*table(evaluation, case)),
+                "",
+            ]
+        if self.output is not None:
+            from sim.evaluate_page import write
+
+            write(evaluation, self.output)
+            shown.append(f"wrote {self.output / 'index.html'}")
+        return Outcome(PASS, evaluation.document(), shown)
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Look at this machine: versions, ROS, threads, clock, real-time rights, name clashes.
 
@@ -248,6 +365,8 @@ Subcommand = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Sign, tyro.conf.subcommand("sign")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 

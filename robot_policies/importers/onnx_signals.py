@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from robot_policies.contract import MAX_NUMBERS, SCHEMA_VERSION, Contract
 from robot_policies.graph import provenance
 from robot_policies.strict import ContractError, InputError, Violation, decode
+from robot_policies.strict_yaml import load_yaml
 
 MAX_NODES = 100_000
 _EXAMPLE = "see config/import_example.yaml"
@@ -62,26 +62,6 @@ class GraphMap:
     """The output [B, F] that becomes the contract's feature, unless a state is that."""
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses duplicate keys, and reads 1e-5 as the number that it is."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        """Look at the keys as they are written: merged ones (<<) may be given another value."""
-        node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"duplicate key {key!r}{node.start_mark}")
-        return node
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"),
-    list("-+0123456789"),
-)
-
-
 def read_signals(path: Path, model: str, digest: str) -> tuple[Contract, GraphMap, dict[str, Any]]:
     """Read the YAML; returns the contract, the mapping and the document.
 
@@ -103,7 +83,7 @@ def read_signals(path: Path, model: str, digest: str) -> tuple[Contract, GraphMa
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        document = load_yaml(path)
     except RecursionError:
         document, found = None, "lists or mappings nested too deeply"
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date, no UTF-8

@@ -18,23 +18,12 @@ import numpy as np
 import torch
 
 from robot_policies.bundle import Golden, PolicyBundle, refuse_overwrite
-from robot_policies.contract import (
-    SCHEMA_VERSION,
-    Action,
-    Chunk,
-    Contract,
-    Conventions,
-    Observation,
-    Robot,
-    State,
-    Timing,
-)
+from robot_policies.contract import Contract
 from robot_policies.export import export, record
 from robot_policies.graph import Source, model_card, provenance
-from robot_policies.models.foundation import FoundationPolicy
+from robot_policies.models.foundation import FoundationPolicy, quadrotor_contract
 from robot_policies.strict import ContractError, InputError, Violation
 
-MOTORS = ("front_right", "back_right", "back_left", "front_left")
 GOLDEN_STEPS = 64
 SIZES = {"observation_size": 22, "hidden_size": 16, "action_size": 4}
 ABOUT = """\
@@ -106,51 +95,10 @@ def load_checkpoint(path: Path) -> tuple[FoundationPolicy, np.ndarray, np.ndarra
 
 
 def raptor_contract(network: FoundationPolicy, source: str, data_sha256: str) -> Contract:
-    """The contract of the imported policy; motors are normalised rotor speeds in [0, 1]."""
-    rotation = tuple(f"r{row}{column}" for row in range(3) for column in range(3))
-    xyz = ("x", "y", "z")
-
-    def robot_signal(
-        name: str, unit: str, frame: str, elements: tuple[str, ...], clip: float | None = None
-    ) -> Observation:
-        limits = None if clip is None else (-clip, clip)
-        return Observation(name, "robot", (len(elements),), unit, frame, elements, 1, limits)
-
-    return Contract(
-        schema_version=SCHEMA_VERSION,
-        name="raptor",
-        family="foundation",
-        robot=Robot(model="quadrotor", joints=(), actuators=MOTORS),
-        observation=(
-            robot_signal("position_error", "m", "world", xyz, clip=0.5),
-            robot_signal("rotation_matrix", "1", "world_from_body", rotation),
-            robot_signal("linear_velocity_error", "m/s", "world", xyz, clip=1.0),
-            robot_signal("angular_velocity", "rad/s", "body", xyz),
-            Observation(
-                "previous_action", "previous_action", (4,), "1", "actuator", MOTORS, 1, None
-            ),
-        ),
-        # The network's [-1, 1] is a rotor speed in [0, 1]; PX4 uses the same (a + 1) / 2.
-        action=(
-            Action(
-                "motors", (4,), "1", "actuator", MOTORS,
-                scale=(0.5,) * 4, offset=(0.5,) * 4, lower=(0.0,) * 4, upper=(1.0,) * 4,
-                mode="absolute",
-            ),
-        ),
-        chunk=Chunk(steps=1, interval_s=0.01),
-        conventions=Conventions(),
-        timing=Timing(control_hz=100.0, max_observation_age_s=0.05, max_inference_s=0.005),
-        state=(
-            State("state", "next_state", (16,), tuple(network.initial_state.tolist())),
-        ),
-        noise=(),
-        feature="next_state",
-        gains=None,
-        tolerance=1e-5,
-        provenance=provenance(source, "MIT (the RAPTOR authors)", (), data_sha256),
-        calibration=None,
-    )  # fmt: skip
+    """The contract of the imported policy: PX4's limits on what it sees."""
+    origin = provenance(source, "MIT (the RAPTOR authors)", (), data_sha256)
+    clips = {"position_clip": 0.5, "velocity_clip": 1.0}
+    return quadrotor_contract("raptor", network, origin, **clips)
 
 
 def _network(read: Callable[..., np.ndarray]) -> FoundationPolicy:

@@ -1,4 +1,4 @@
-"""Quadrotor airframes: batched physical parameters, the standard models and the RAPTOR sampler.
+"""Quadrotor airframes: batched physical parameters, standard models, own ones, RAPTOR's sampler.
 
 Rotors are listed front right, back right, back left, front left (seen from above, body FLU), the
 order that the RAPTOR policy commands them in.
@@ -9,12 +9,16 @@ simulator L2F (rl-tools at e43ae4b, include/rl_tools/rl/environments/l2f/).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from robot_policies.strict import InputError, Violation
+from robot_policies.strict_yaml import decode_yaml
 
 GRAVITY = 9.81
 """Standard acceleration of free fall used by the sources, m/s^2."""
@@ -161,7 +165,10 @@ def _check_every(accepted: Tensor, what: str, expected: str, value: Tensor) -> N
 
 @dataclass(frozen=True)
 class _Model:
-    """A quadrotor whose four rotors are alike and lie at (+-arm_x, +-arm_y, 0)."""
+    """A quadrotor whose four rotors are alike and lie at (+-arm_x, +-arm_y, 0).
+
+    Units as in Airframes. Raises InputError, with every violation, for one that cannot be.
+    """
 
     mass: float
     inertia: tuple[float, float, float]
@@ -170,6 +177,44 @@ class _Model:
     torque_constant: float
     rise_time: float
     fall_time: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, or cannot hover."""
+        if violations := [*self._sign_violations(), *self._hover_violations()]:
+            raise InputError(violations)
+
+    def _sign_violations(self) -> Iterator[Violation]:
+        named = [(key, getattr(self, key)) for key in ("mass", "rise_time", "fall_time")]
+        named += [(f"inertia[{axis}]", value) for axis, value in enumerate(self.inertia)]
+        named += [(f"arm[{axis}]", value) for axis, value in enumerate(self.arm)]
+        yield from (_above_zero("airframe", *pair) for pair in named if pair[1] <= 0)
+        if self.torque_constant < 0:
+            found = str(self.torque_constant)
+            yield Violation("airframe.torque_constant", "zero or more", found, _CORRECT)
+        if 2 * max(self.inertia) > sum(self.inertia):
+            yield Violation("airframe.inertia", _RIGID, str(list(self.inertia)), _CORRECT)
+
+    def _hover_violations(self) -> Iterator[Violation]:
+        weight = self.mass * GRAVITY
+        full, idle = (
+            ROTOR_COUNT * thrust for thrust in (sum(self.thrust_curve), self.thrust_curve[0])
+        )
+        if full < weight:
+            expected = f"a thrust over weight of at least 1 ({weight:.4g} N of four rotors)"
+            found = f"{full / weight:.3g} ({full:.4g} N): it cannot hover"
+            yield Violation("airframe.thrust_curve", expected, found, _PER_ROTOR)
+        elif 0 < weight <= idle:
+            expected = f"less thrust than the weight, {weight:.4g} N, of four rotors at rest"
+            yield Violation("airframe.thrust_curve[0]", expected, f"{idle:.4g} N", _PER_ROTOR)
+
+
+_CORRECT = "correct the value"
+_RIGID = "moments of a rigid body, each at most the sum of the other two"
+_PER_ROTOR = "correct mass (kg) or thrust_curve (N of ONE rotor at speeds 0 to 1)"
+
+
+def _above_zero(where: str, key: str, value: float) -> Violation:
+    return Violation(f"{where}.{key}", "a value above zero", str(value), _CORRECT)
 
 
 _STANDARD = {
@@ -231,6 +276,11 @@ _STANDARD = {
 }
 STANDARD_NAMES = tuple(_STANDARD)
 
+_X, _Y, _Z = _STANDARD["crazyflie"].inertia
+_NOMINAL_RATIO = (_Y / _X, _Z / _X)
+MAX_IDLE_SHARE = 0.05
+"""Of full thrust: what a rotor at rest gives at most, in a thrust curve of random shape."""
+
 _ROTOR_SIDE = np.array([(1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)])  # FR, BR, BL, FL
 _ROTOR_DIRECTION = np.array([-1.0, 1.0, -1.0, 1.0])
 
@@ -245,7 +295,20 @@ def standard(name: str) -> Airframes:
     """
     if name not in _STANDARD:
         raise ValueError(f"airframe: expected one of {', '.join(STANDARD_NAMES)}; found {name!r}")
-    model = _STANDARD[name]
+    return _single(_STANDARD[name])
+
+
+def load(path: str | Path) -> Airframes:
+    """An airframe of your own from a YAML file, as `standard` gives it.
+
+    config/airframe_example.yaml explains every key. Raises InputError, with every violation, for
+    unknown or missing keys, values that are not finite or not possible, and a quadrotor that
+    cannot hover; FileNotFoundError without the file.
+    """
+    return _single(decode_yaml(_Model, Path(path), "airframe"))
+
+
+def _single(model: _Model) -> Airframes:
     return _build(
         mass=np.array([model.mass]),
         inertia=np.array(model.inertia)[:, None],
@@ -266,15 +329,95 @@ def join(fleets: Sequence[Airframes]) -> Airframes:
     return Airframes(**{n: torch.cat([getattr(f, n) for f in fleets], dim=-1) for n in names})
 
 
-def sample(count: int, seed: int) -> Airframes:
-    """Draw `count` quadrotors from RAPTOR's distribution, float32 on the CPU.
+@dataclass(frozen=True)
+class Ranges:
+    """What `sample` draws from; the defaults are RAPTOR's. Pairs are (low, high), drawn uniformly.
+
+    config/quadrotor_ranges.yaml explains every key. Raises InputError, with every violation, for a
+    low above its high and for what no quadrotor can have.
+    """
+
+    thrust_to_weight: tuple[float, float] = (1.5, 5.0)
+    """Total thrust at full rotor speed over weight."""
+    mass: tuple[float, float] = (0.02, 5.0)
+    """kg; its cube root is uniform."""
+    torque_to_inertia: tuple[float, float] = (40.0, 1200.0)
+    """1/s^2, torque of two rotors at full thrust on the Crazyflie's arm, over inertia."""
+    inertia_y_to_x: tuple[float, float] = (_NOMINAL_RATIO[0], _NOMINAL_RATIO[0])
+    """J_yy / J_xx."""
+    inertia_z_to_x: tuple[float, float] = (_NOMINAL_RATIO[1], _NOMINAL_RATIO[1])
+    """J_zz / J_xx."""
+    size_deviation_mean: float = -0.1
+    """Of f in arm = cbrt(mass) * factor; the factor is 1 + f, or 1 / (1 - f) for f < 0."""
+    size_deviation_std: float = 0.1
+    """Its standard deviation (f is normal)."""
+    torque_constant: tuple[float, float] = (0.005, 0.05)
+    """m, reaction torque over thrust."""
+    rise_time: tuple[float, float] = (0.03, 0.1)
+    """s, time constant of the rotor speed while it rises."""
+    fall_time: tuple[float, float] = (0.03, 0.3)
+    """s, while it falls."""
+    force_share: float = 0.3
+    """Largest disturbance force per axis, at three sigma, over the surplus of thrust."""
+    thrust_curve_shapes: float = 0.0
+    """Share (0 to 1) of quadrotors with a thrust curve of random shape, not the Crazyflie's."""
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that `sample` could not draw from."""
+        if violations := list(self._violations()):
+            raise InputError(violations)
+
+    @staticmethod
+    def from_yaml(path: str | Path) -> Ranges:
+        """Read a file like config/quadrotor_ranges.yaml; every key must be there.
+
+        Raises InputError with every unknown, missing or impossible key; FileNotFoundError.
+        """
+        return decode_yaml(Ranges, Path(path), "ranges")
+
+    def _violations(self) -> Iterator[Violation]:
+        for key, (low, high) in self._pairs().items():
+            if not low <= high < np.inf:
+                expected = "[low, high] with low at most high"
+                yield Violation(f"ranges.{key}", expected, f"[{low}, {high}]", _CORRECT)
+            if low <= 0 and key != "torque_constant":
+                yield _above_zero("ranges", key, low)
+        for key, low, high, expected in (
+            ("thrust_to_weight", 1, np.inf, "at least 1, or none of them can hover"),
+            ("torque_constant", 0, np.inf, "zero or more"),
+            ("size_deviation_mean", -np.inf, np.inf, "a finite number"),
+            ("size_deviation_std", 0, np.inf, "zero or more"),
+            ("force_share", 0, np.inf, "zero or more"),
+            ("thrust_curve_shapes", 0, 1, "a share from 0 to 1"),
+        ):
+            value = self._pairs().get(key, (getattr(self, key),))[0]
+            if not (low <= value <= high and np.isfinite(value)):
+                yield Violation(f"ranges.{key}", expected, str(value), _CORRECT)
+        yield from self._inertia_violations()
+
+    def _inertia_violations(self) -> Iterator[Violation]:
+        (y_low, y_high), (z_low, z_high) = self.inertia_y_to_x, self.inertia_z_to_x
+        if z_high > 1 + y_low or y_high > 1 + z_low or y_low + z_low < 1:
+            found = f"y to x in [{y_low}, {y_high}] with z to x in [{z_low}, {z_high}]"
+            yield Violation("ranges.inertia_z_to_x", _RIGID, found, _CORRECT)
+
+    def _pairs(self) -> dict[str, tuple[float, float]]:
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value for key, value in named.items() if isinstance(value, tuple)}
+
+
+RAPTOR_RANGES = Ranges()
+
+
+def sample(count: int, seed: int, ranges: Ranges = RAPTOR_RANGES) -> Airframes:
+    """Draw `count` quadrotors, float32 on the CPU; by default from RAPTOR's distribution.
 
     Starting from the Crazyflie: thrust over weight U(1.5, 5); cube root of mass uniform between
     0.02 and 5 kg; torque over inertia U(40, 1200) 1/s^2; arms scaled with the cube root of mass
     and a factor around 0.9; rise time U(0.03, 0.1) s, fall time U(0.03, 0.3) s; torque constant
     U(0.005, 0.05) m; force per axis up to 0.3 of the surplus thrust at three sigma. The shape of
     the thrust curve and the ratios of the inertias stay. The first n quadrotors of a seed are the
-    same for every count >= n.
+    same for every count >= n, and a range that changes leaves the other quantities' draws alone.
 
     Raises ValueError unless count is at least 1 and seed at least 0.
     Source: sample_dynamics_parameters of L2F (rl-tools, 10_sample_initial_parameters.h).
@@ -283,34 +426,58 @@ def sample(count: int, seed: int) -> Airframes:
         raise ValueError(f"sample: expected count >= 1 and seed >= 0; found {count} and {seed}")
     nominal = _STANDARD["crazyflie"]
     uniform = np.random.default_rng([seed, 0]).random((count, 7)).T  # (7, N)
-    size_deviation = np.random.default_rng([seed, 1]).normal(-0.1, 0.1, count)
+    deviation = (ranges.size_deviation_mean, ranges.size_deviation_std)
+    size_deviation = np.random.default_rng([seed, 1]).normal(*deviation, count)
 
-    thrust_to_weight = _between(1.5, 5.0, uniform[0])
-    mass = _between(np.cbrt(0.02), np.cbrt(5.0), uniform[1]) ** 3
+    thrust_to_weight = _between(ranges.thrust_to_weight, uniform[0])
+    mass = _between(np.cbrt(ranges.mass), uniform[1]) ** 3
     curve_scale = thrust_to_weight * mass * GRAVITY / (ROTOR_COUNT * sum(nominal.thrust_curve))
 
     size_factor = np.where(
         size_deviation < 0, 1 / (1 - size_deviation), 1 + size_deviation
     ) * np.cbrt(mass / nominal.mass)
-    torque_to_inertia = _between(40.0, 1200.0, uniform[2])
+    torque_to_inertia = _between(ranges.torque_to_inertia, uniform[2])
     # Torque of two rotors at the NEW full thrust on the NOMINAL arm, as the source has it.
     nominal_torque = np.sqrt(2) * nominal.arm[0] * thrust_to_weight * mass * GRAVITY / ROTOR_COUNT
     inertia_scale = nominal_torque / nominal.inertia[0] / torque_to_inertia * size_factor
 
-    surplus = 0.3 * (thrust_to_weight - 1)
+    surplus = ranges.force_share * (thrust_to_weight - 1)
     return _build(
         mass=mass,
-        inertia=np.array(nominal.inertia)[:, None] * inertia_scale,
+        inertia=_inertia_shapes(count, seed, ranges) * inertia_scale,
         arm=np.array(nominal.arm)[:, None] * size_factor,
-        thrust_curve=np.array(nominal.thrust_curve)[:, None] * curve_scale,
-        torque_constant=_between(0.005, 0.05, uniform[3]),
-        rise_time=_between(0.03, 0.1, uniform[4]),
-        fall_time=_between(0.03, 0.3, uniform[5]),
+        thrust_curve=_curve_shapes(count, seed, ranges) * curve_scale,
+        torque_constant=_between(ranges.torque_constant, uniform[3]),
+        rise_time=_between(ranges.rise_time, uniform[4]),
+        fall_time=_between(ranges.fall_time, uniform[5]),
         force_std=surplus * uniform[6] * thrust_to_weight * mass / 3,
     )
 
 
-def _between(low: float, high: float, uniform: np.ndarray) -> np.ndarray:
+def _curve_shapes(count: int, seed: int, ranges: Ranges) -> np.ndarray:
+    """[3, N] thrust curves with the Crazyflie's full thrust, a share of them of random shape."""
+    nominal = np.array(_STANDARD["crazyflie"].thrust_curve)
+    # Streams 2 and 3 of a seed belong to sim.quadrotor.scenario.
+    chance, bend, rest = np.random.default_rng([seed, 4]).random((count, 3)).T
+    idle = MAX_IDLE_SHARE * rest
+    random = np.stack([idle, (1 - idle) * (1 - bend), (1 - idle) * bend]) * sum(nominal)
+    return np.where(chance < ranges.thrust_curve_shapes, random, nominal[:, None])
+
+
+def _inertia_shapes(count: int, seed: int, ranges: Ranges) -> np.ndarray:
+    """[3, N] inertias with the Crazyflie's about x."""
+    drawn = np.random.default_rng([seed, 5]).random((count, 2)).T
+    y, z = (
+        _between(pair, part) / nominal
+        for pair, part, nominal in zip(
+            (ranges.inertia_y_to_x, ranges.inertia_z_to_x), drawn, _NOMINAL_RATIO, strict=True
+        )
+    )
+    return np.array(_STANDARD["crazyflie"].inertia)[:, None] * np.stack([np.ones(count), y, z])
+
+
+def _between(pair: Sequence[float] | np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    low, high = pair
     return low + (high - low) * uniform
 
 

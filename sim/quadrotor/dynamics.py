@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,29 @@ STATE_SIZE = 17
 
 Rows = tuple[Tensor, ...]
 Step = Callable[["State", Tensor, Airframes, Tensor, float], "State"]
+
+
+class Parts(NamedTuple):
+    """The parts of a state as tensors of their own, in which differentiating a step is fast.
+
+    The gradient of a slice is a tensor of zeros around it; that of a part is just the part.
+    """
+
+    position: Tensor
+    """[3, N] m, world."""
+    quaternion_xyzw: Tensor
+    """[4, N] unit quaternion, body to world."""
+    linear_velocity: Tensor
+    """[3, N] m/s, world."""
+    angular_velocity: Tensor
+    """[3, N] rad/s, body."""
+    rotor_speed: Tensor
+    """[4, N] normalised, 0 to 1."""
+
+    @property
+    def rotation_matrix(self) -> Tensor:
+        """[9, N] row-major rotation, body to world."""
+        return torch.stack(_rotation_rows(self.quaternion_xyzw.unbind()))
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,11 @@ class State:
         """Join the parts [3, N], [4, N], [3, N], [3, N] and [4, N]; units as in the properties."""
         parts = (position, quaternion_xyzw, linear_velocity, angular_velocity, rotor_speed)
         return State(torch.cat(parts))
+
+    @property
+    def parts(self) -> Parts:
+        """The same in parts (views)."""
+        return Parts._make(self.data.split((3, 4, 3, 3, 4)))
 
     @property
     def count(self) -> int:
@@ -113,7 +142,7 @@ def step(
     inner loop fast: call check_dt once, and check_finite as often as wanted.
     """
     _check_shapes(state, action, airframes, force, torque)
-    return _advance(state, action, airframes, force, dt, torque)
+    return _step(state, action, airframes, force, dt, torque)
 
 
 def compile_step() -> Step:
@@ -122,7 +151,7 @@ def compile_step() -> Step:
     The first call with a new batch size takes some seconds of compilation. Shapes are checked as
     in `step`; the results differ from it by rounding only.
     """
-    fused = torch.compile(_advance, fullgraph=True, dynamic=False)
+    fused = torch.compile(_step, fullgraph=True, dynamic=False)
 
     def compiled(
         state: State, action: Tensor, airframes: Airframes, force: Tensor, dt: float
@@ -133,11 +162,20 @@ def compile_step() -> Step:
     return compiled
 
 
-def _advance(
+def _step(
     state: State, action: Tensor, airframes: Airframes, force: Tensor, dt: float,
     torque: Tensor | None,
 ) -> State:  # fmt: skip
-    """RK4 in the order of the cascade motors -> omega -> q -> v -> p, which loses nothing.
+    return State(torch.cat(advance(state.parts, action, airframes, force, dt, torque)))
+
+
+def advance(
+    state: Parts, action: Tensor, airframes: Airframes, force: Tensor, dt: float,
+    torque: Tensor | None = None,
+) -> Parts:  # fmt: skip
+    """`step` without its checks, on parts: for code that is compiled as a whole.
+
+    RK4 in the order of the cascade motors -> omega -> q -> v -> p, which loses nothing.
 
     Each quantity depends only on itself and on those before it, so integrating them one after the
     other gives the Runge-Kutta stages of the joint system, without its copies.
@@ -151,8 +189,8 @@ def _advance(
     attitudes, quaternion = _rotate(state.quaternion_xyzw.unbind(), rates, dt)
     accelerations = _accelerate(attitudes, [wrench[0] for wrench in wrenches], airframes, force)
     position, velocity = _move(state, accelerations, dt)
-    body = torch.stack([*position, *quaternion, *velocity, *omega])
-    return State(torch.cat([body, rotor_speed]))
+    moved = (torch.stack(rows) for rows in (position, quaternion, velocity, omega))
+    return Parts._make([*moved, rotor_speed])
 
 
 def _spin_rotors(
@@ -260,7 +298,7 @@ def _accelerate(
     return [acceleration(*stage) for stage in zip(attitudes, thrusts, strict=True)]
 
 
-def _move(state: State, accelerations: list[Rows], dt: float) -> tuple[Rows, Rows]:
+def _move(state: Parts, accelerations: list[Rows], dt: float) -> tuple[Rows, Rows]:
     """Position and velocity after the step: Runge-Kutta for p'' = a, its stages summed."""
     a1, a2, a3, a4 = accelerations
     velocity = state.linear_velocity.unbind()

@@ -1,15 +1,16 @@
 """Flies a saved scenario in L2F, the authors' own C++ simulator, for comparison with ours.
 
-L2F is a source-only package (`pip install l2f==2.0.18`): as shipped its build takes over 13
+L2F is a source-only package (the extra `l2f`, l2f==2.0.18): as shipped its build takes over 13
 minutes and 5.6 GB. Under 90 seconds are enough when its source is first trimmed to the batch
 sizes 1, 64, 128 and 1024: delete the other vector_factory lines of l2f/interface.cpp and the same
 entries of vector_selector in l2f/__init__.py.
 
-It may live in an interpreter of its own. This module therefore needs numpy and l2f alone (and
-foundation-policy to fly), and exchanges npz files with the rest:
+It may live in an interpreter of its own. This module therefore needs numpy and l2f alone (to fly
+a bundle also onnxruntime and pyyaml, to fly the authors' policy foundation-policy), and exchanges
+npz files with the rest:
 
     python -m sim.quadrotor.l2f_peer replay scenario.npz result.npz   # "action" in the file
-    python -m sim.quadrotor.l2f_peer fly scenario.npz result.npz      # the authors' policy
+    python -m sim.quadrotor.l2f_peer fly scenario.npz result.npz      # "bundle", or the authors'
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,8 +35,16 @@ Arrays = Mapping[str, np.ndarray]
 GRAVITY = 9.81
 EPISODE_STEPS = 500
 FINAL_STEPS = 100
+SETTLING_STEPS = 100
+MAX_FLIGHTS = 1024
 POLICY_INPUTS = 22
 PREVIOUS_ACTION = slice(18, 22)
+_SIGNALS = {
+    "position_error": slice(0, 3), "rotation_matrix": slice(3, 12),
+    "linear_velocity_error": slice(12, 15), "angular_velocity": slice(15, 18),
+}  # fmt: skip
+_RAPTOR_LIMITS = (20.0, 2.0, 35.0)
+_NO_LIMIT = 1e6  # JSON has no infinity
 _XYZW_FROM_WXYZ = [1, 2, 3, 0]
 _WXYZ_FROM_XYZW = [3, 0, 1, 2]
 
@@ -159,27 +168,77 @@ def replay(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def fly(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Fly the authors' numpy policy in the authors' simulator for an episode of 500 steps.
+    """Fly a policy in the authors' simulator for an episode of 500 steps.
 
-    Returns total_reward [N], survived [N] and final_distance [N] (m, mean over the last second).
+    arrays["bundle"] names a bundle (a path or zoo:NAME), arrays["seed"] its noise; without one
+    the authors' numpy policy flies. arrays["limits"] [3] are those of evaluation.Limits, RAPTOR's
+    where absent.
+
+    Returns total_reward [N], survived [N], final_distance [N] (m, mean over the last second) and
+    tracking_error [N] (m, root mean square after the first second).
     """
-    from foundation_policy import Raptor
-
     fleet = Fleet(arrays)
-    policy: Any = Raptor()
-    policy.reset()
+    policy = _BundlePolicy(arrays) if "bundle" in arrays else _AuthorsPolicy()
     observation = fleet.observation()
     observation[:, PREVIOUS_ACTION] = 2 * arrays["state"][13:17].T - 1
+    policy.reset(observation[:, PREVIOUS_ACTION])
     alive = np.ones(fleet.count, bool)
-    total, final = np.zeros(fleet.count), np.zeros(fleet.count)
+    total, final, square = np.zeros((3, fleet.count))
     for index in range(EPISODE_STEPS):
-        reward, ended = fleet.step(policy.evaluate_step(observation))
+        reward, ended = fleet.step(policy.step(observation))
         total += np.where(alive, reward, 0)
         alive &= ~ended
         observation = fleet.observation()
+        distance = np.linalg.norm(observation[:, :3], axis=1)
         if index >= EPISODE_STEPS - FINAL_STEPS:
-            final += np.linalg.norm(observation[:, :3], axis=1) / FINAL_STEPS
-    return {"total_reward": total, "survived": alive, "final_distance": final}
+            final += distance / FINAL_STEPS
+        if index >= SETTLING_STEPS:
+            square += distance**2 / (EPISODE_STEPS - SETTLING_STEPS)
+    figures = {"total_reward": total, "survived": alive, "final_distance": final}
+    return figures | {"tracking_error": np.sqrt(square)}
+
+
+class _Policy(Protocol):
+    def reset(self, previous_action: np.ndarray) -> None:
+        """Begin N episodes; the previous action is raw, [N, 4]."""
+        ...
+
+    def step(self, observation: np.ndarray) -> np.ndarray:
+        """Observations [N, 22] in, raw actions [N, 4] out."""
+        ...
+
+
+class _AuthorsPolicy:
+    """The numpy policy of the package foundation-policy."""
+
+    def __init__(self) -> None:
+        from foundation_policy import Raptor
+
+        self._network: Any = Raptor()
+
+    def reset(self, previous_action: np.ndarray) -> None:
+        self._network.reset()
+
+    def step(self, observation: np.ndarray) -> np.ndarray:
+        return self._network.evaluate_step(observation)
+
+
+class _BundlePolicy:
+    """A bundle, which keeps its previous action itself."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        from robot_policies import load_policy
+
+        self._policy = load_policy(str(arrays["bundle"]))
+        self._seed = int(arrays.get("seed", 0))
+
+    def reset(self, previous_action: np.ndarray) -> None:
+        initial = {"previous_action": previous_action}
+        self._policy.reset(len(previous_action), self._seed, initial)
+
+    def step(self, observation: np.ndarray) -> np.ndarray:
+        self._policy.step({name: observation[:, rows] for name, rows in _SIGNALS.items()})
+        return self._policy.last.raw_action[:, 0]
 
 
 def measure(arrays: Arrays) -> dict[str, np.ndarray]:
@@ -230,8 +289,9 @@ def _import_l2f() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             "l2f: expected L2F 2.0.18 in this Python; it is not installed. `pip install "
-            "l2f==2.0.18` builds it in over 13 minutes and 5.6 GB, or in 90 seconds when trimmed "
-            "first as sim/quadrotor/l2f_peer.py describes"
+            "l2f==2.0.18` (the extra l2f) builds it in over 13 minutes and 5.6 GB, or in 90 "
+            "seconds when trimmed first as sim/quadrotor/l2f_peer.py describes; or name a Python "
+            "that has it with --l2f-python"
         ) from error
     return l2f
 
@@ -251,13 +311,19 @@ def _state_row(state: Any) -> np.ndarray:
 
 
 def _describe(template: dict[str, Any], arrays: Arrays, index: int) -> dict[str, Any]:
-    """L2F's JSON for quadrotor `index`, RAPTOR's reward and termination, no randomness."""
+    """L2F's JSON for quadrotor `index`, RAPTOR's reward, the limits, no randomness."""
     one = {name: arrays[name][..., index].astype(float) for name in _PHYSICAL if name in arrays}
-    reach = 20 * float(np.linalg.norm(one["rotor_position"], axis=1).max())
+    arms, velocity, rate = (float(limit) for limit in arrays.get("limits", _RAPTOR_LIMITS))
+    limits = {
+        "position_threshold": arms * float(np.linalg.norm(one["rotor_position"], axis=1).max()),
+        "linear_velocity_threshold": velocity,
+        "angular_velocity_threshold": rate,
+    }
+    limits = {name: min(limit, _NO_LIMIT) for name, limit in limits.items()}
     force, torque = (float(one.get(f"uniform_{name}", 0)) for name in ("force", "torque"))
     mdp = template["mdp"] | {
         "reward": _REWARD,
-        "termination": template["mdp"]["termination"] | {"position_threshold": reach},
+        "termination": template["mdp"]["termination"] | limits,
     }
     return template | {
         "dynamics": template["dynamics"] | _dynamics(one),

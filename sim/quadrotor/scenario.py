@@ -8,7 +8,7 @@ scenario from the saved file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,17 +134,41 @@ def initial_states(airframes: Airframes, seed: int, position_range: float | None
     reach = arms if position_range is None else position_range
     motion = np.concatenate([(2 * draw[1:4] - 1) * reach, 2 * draw[4:10] - 1])
     motion[:, at_target] = 0
-    attitude = _random_attitude(draw[10:13])
+    attitude = _random_attitude(draw[10:12], draw[12])
     attitude[:, at_target] = [[0.0], [0.0], [0.0], [1.0]]
     joined = np.concatenate([motion[:3], attitude, motion[3:], draw[13:17] / 2])
     return State(torch.tensor(joined, dtype=airframes.mass.dtype))
 
 
-def _random_attitude(uniform: np.ndarray) -> np.ndarray:
-    """quaternion_xyzw [4, N]: uniform axis, angle U(0, 1) rad, from three uniform rows."""
+def tumbling(flights: Scenario, seed: int, rate: float = 10.0) -> Scenario:
+    """The same flights, thrown: any attitude, turning at `rate` rad/s about any axis.
+
+    The attitude is turned from level by U(0, pi) about a uniform axis; positions, linear
+    velocities and rotor speeds stay, and so do the flights that start at rest.
+
+    Raises ValueError for a negative seed or rate.
+    """
+    if seed < 0 or not 0 <= rate < np.inf:
+        raise ValueError(
+            f"tumbling: expected seed >= 0 and a rate of 0 rad/s or more; found {seed} and {rate}"
+        )
+    draw = np.random.default_rng([seed, 8]).random((flights.airframes.count, 5)).T
+    turned = [_random_attitude(draw[:2], np.pi * draw[2]), rate * _random_axis(draw[3:5])]
+    attitude, omega = (torch.tensor(part, dtype=flights.state.data.dtype) for part in turned)
+    state = flights.state
+    thrown = State.of(state.position, attitude, state.linear_velocity, omega, state.rotor_speed)
+    resting = (state.data[7:13] == 0).all(dim=0)
+    return replace(flights, state=State(torch.where(resting, state.data, thrown.data)))
+
+
+def _random_attitude(uniform: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """quaternion_xyzw [4, N]: axis from two uniform rows, angle [N] rad."""
+    return np.concatenate([_random_axis(uniform) * np.sin(angle / 2), np.cos(angle / 2)[None]])
+
+
+def _random_axis(uniform: np.ndarray) -> np.ndarray:
+    """[3, N] directions, uniform on the sphere, from two uniform rows."""
     azimuth = 2 * np.pi * uniform[0]
     up = 1 - 2 * uniform[1]
     level = np.sqrt(1 - up**2)
-    axis = np.stack([level * np.cos(azimuth), level * np.sin(azimuth), up])
-    half = uniform[2] / 2
-    return np.concatenate([axis * np.sin(half), np.cos(half)[None]])
+    return np.stack([level * np.cos(azimuth), level * np.sin(azimuth), up])

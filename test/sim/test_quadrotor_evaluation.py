@@ -1,14 +1,16 @@
 """The RAPTOR protocol: rewards, terminations, intervals, and policies good and bad."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from sim.quadrotor import airframes, dynamics, evaluation, scenario
+from sim.quadrotor import airframes, dynamics, evaluation, scenario, trajectories
 from sim.quadrotor.dynamics import State
-from sim.quadrotor.evaluation import Limits, Result, evaluate, reward, terminated
+from sim.quadrotor.evaluation import Limits, Result, evaluate, pool, reward, terminated
+from sim.quadrotor.trajectories import Reference
 
 
 class ConstantPolicy:
@@ -124,7 +126,8 @@ def test_the_authors_policy_hovers_every_standard_model_as_in_its_own_simulator(
 
 def test_intervals_treat_a_quadrotor_as_one_sample():
     outcome = np.random.default_rng(0).random((50, 1)) < 0.8
-    once = Result(outcome.astype(float), outcome, np.where(outcome, 0.05, np.inf))
+    distance = np.where(outcome, 0.05, np.inf)
+    once = Result(outcome.astype(float), outcome, distance, distance)
     twenty = Result(*(np.repeat(v, 20, axis=1) for v in vars(once).values()))
     assert once.summary()["survival"] == twenty.summary()["survival"]
     survival = once.summary()["survival"]
@@ -140,7 +143,7 @@ def test_policies_that_break_the_protocol_are_refused():
         evaluate(ConstantPolicy(np.zeros(3)), flights)
     with pytest.raises(ValueError, match="action: expected finite values; found nan"):
         evaluate(ConstantPolicy(np.full(4, np.nan)), flights)
-    with pytest.raises(ValueError, match="steps: expected at least 100"):
+    with pytest.raises(ValueError, match="steps: expected at least 200"):
         evaluate(ConstantPolicy(np.zeros(4)), flights, steps=50)
 
 
@@ -155,3 +158,58 @@ def test_observations_are_rows_of_single_precision():
     assert all(value.dtype == np.float32 for value in signals.values())
     np.testing.assert_array_equal(signals["position_error"], [[0.25] * 3])
     np.testing.assert_array_equal(signals["rotation_matrix"], [np.eye(3).flatten()])
+
+
+def test_errors_count_from_the_reference():
+    flights = hovering("fs")
+    hover = flights.airframes.hover_action[:, 0].numpy()
+    beside = torch.zeros(501, 3, 1)
+    beside[:, 0] = 0.3
+    still = Reference(beside, torch.zeros_like(beside))
+    result = evaluate(ConstantPolicy(hover), flights, reference=still)
+    at_origin = evaluate(ConstantPolicy(hover), flights)
+    assert result.tracking_error[0, 0] == pytest.approx(0.3, abs=1e-3)
+    assert result.final_distance[0, 0] == pytest.approx(0.3, abs=1e-3)
+    lost = at_origin.total_reward - result.total_reward
+    assert lost[0, 0] == pytest.approx(500 * 0.3, abs=0.1)
+    beyond = replace(still, velocity=torch.full_like(beside, 2.5))
+    assert not evaluate(ConstantPolicy(hover), flights, reference=beyond).survived.any()
+
+
+def test_the_authors_policy_follows_every_reference():
+    flights = scenario.sample(16, 2, seed=0, with_force=True, position_range=0.5)
+    errors = {}
+    for name in trajectories.TRAJECTORIES:
+        reference = trajectories.sample(name, 32, 500, seed=0)
+        result = evaluate(AuthorsPolicy(), flights, reference=reference)
+        errors[name] = np.median(result.tracking_error)
+    assert errors["hold"] < errors["langevin"] < errors["figure-eight"] < 0.25
+
+
+def test_a_watcher_sees_every_state_and_who_still_flies():
+    flights = scenario.sample(4, 2, seed=0, with_force=True, position_range=0.5)
+    seen = []
+    result = evaluate(ConstantPolicy(np.zeros(4)), flights, watch=lambda *what: seen.append(what))
+    assert len(seen) == 501 and seen[0][0] is flights.state and seen[0][2].all()
+    np.testing.assert_array_equal(seen[-1][2].numpy(), result.survived.flatten())
+
+
+def test_differences_are_paired_by_quadrotor():
+    generator = np.random.default_rng(0)
+    skill = generator.normal(600, 50, (40, 1))
+    worse, better = (
+        Result(skill + gain, np.ones((40, 1), bool), *np.full((2, 40, 1), 0.1))
+        for gain in (0.0, 5.0)
+    )
+    difference = better.minus(worse)["return"]
+    assert difference.value == pytest.approx(5) and difference.high - difference.low < 1e-9
+    apart = better.summary()["return"].low < worse.summary()["return"].high
+    assert apart  # which intervals of their own could not tell
+    with pytest.raises(ValueError, match="the same flights"):
+        better.minus(pool([worse, worse], same_quadrotors=True))
+
+
+def test_a_difference_of_lost_majorities_is_no_number():
+    lost = Result(np.zeros((9, 1)), np.zeros((9, 1), bool), *np.full((2, 9, 1), np.inf))
+    assert np.isnan(lost.minus(lost)["median final distance"].value)
+    assert lost.minus(lost)["survival"].value == 0

@@ -73,3 +73,15 @@ def test_incomplete_or_contradictory_scenarios_are_refused(tmp_path):
 def test_senseless_requests_are_refused(change):
     with pytest.raises(ValueError, match="expected"):
         draw(**change)
+
+
+def test_thrown_flights_differ_in_attitude_and_turning_rate_alone():
+    flights = draw()
+    thrown, again = (scenario.tumbling(flights, seed=0) for _ in range(2))
+    assert torch.equal(thrown.state.data, again.state.data)
+    assert torch.equal(thrown.force, flights.force)
+    for part in ("position", "linear_velocity", "rotor_speed"):
+        assert torch.equal(getattr(thrown.state, part), getattr(flights.state, part))
+    torch.testing.assert_close(thrown.state.quaternion_xyzw.norm(dim=0), torch.ones(2000))
+    with pytest.raises(ValueError, match="a rate of 0 rad/s or more; found 0 and -1"):
+        scenario.tumbling(flights, seed=0, rate=-1.0)
