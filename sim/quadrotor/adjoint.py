@@ -91,26 +91,26 @@ class Reversible:
         paid, flight, tally = _Horizon.apply(self, fixed, self._flight.pack(start), *weights)
         return self._flight.unpack(flight), paid, tally[1], tally[2] > 0
 
-    def advance(self, fixed: Any, flight: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor]]:
-        """All moments of a horizon: flight [rows, N], and cost, reward and alive so far [3, N]."""
+    def advance(self, fixed: Any, flight: Tensor, weights: Weights) -> tuple[list[Tensor], Tensor]:
+        """All flights [rows, N] of a horizon, and cost, reward and alive [3, N] at its end."""
         world, noises, terms = fixed
         tally = flight.new_tensor([[0.0], [0.0], [1.0]]).repeat(1, flight.shape[1])
-        moments = [(flight, tally)]
+        flights = [flight]
         for noise in noises:
-            arguments = (*weights, world, *moments[-1], noise, terms)
+            arguments = (*weights, world, flights[-1], tally, noise, terms)
             self._forwards = self._forwards or lower(self._forward, arguments)
             flight, tally = self._forwards(*arguments)
-            moments.append((flight, tally))
-        return moments
+            flights.append(flight)
+        return flights, tally
 
     def retreat(
-        self, fixed: Any, moments: list[tuple[Tensor, Tensor]], weights: Weights, price: Tensor
+        self, fixed: Any, flights: list[Tensor], weights: Weights, price: Tensor
     ) -> list[Tensor]:
         """Gradients with respect to the start [rows, N] and the weights, of price [N] * cost."""
         world, noises, terms = fixed
-        gradients = [torch.zeros_like(x) for x in (moments[-1][0], *weights)]
-        for moment, noise in zip(reversed(moments[:-1]), reversed(noises), strict=True):
-            arguments = (*gradients, *weights, world, *moment, noise, terms, price, self._keep)
+        gradients = [torch.zeros_like(x) for x in (flights[-1], *weights)]
+        for flight, noise in zip(reversed(flights[:-1]), reversed(noises), strict=True):
+            arguments = (*gradients, *weights, world, flight, noise, terms, price, self._keep)
             self._backwards = self._backwards or lower(self._backward, arguments)
             gradients = list(self._backwards(*arguments))
         return gradients
@@ -120,14 +120,14 @@ class Reversible:
         before, place = self._flight.unpack(flight), self._world.unpack(world)
         after, price, income, over = self._step(tuple(weights), before, place, noise, terms)
         paid, earned, alive = tally.unbind()
-        # What follows a flight's end is nobody's fault, and would drown all else.
-        rows = (paid + alive * price, torch.where(alive > 0, earned + income, earned),
+        # Beyond its end a flight pays on: that, not the end itself, has a gradient.
+        rows = (paid + price, torch.where(alive > 0, earned + income, earned),
                 torch.where(over, 0, alive))  # fmt: skip
         return [self._flight.pack(after), torch.stack(rows)]
 
     def _backward(self, *tensors: Tensor) -> list[Tensor]:
         """From the gradients behind a step to those before it."""
-        adjoint, *both, world, flight, tally, noise, terms, price, keep = tensors
+        adjoint, *both, world, flight, noise, terms, price, keep = tensors
         count = len(both) // 2
         inputs = [x.detach().requires_grad_() for x in both[count:]]
         before = _pytree.tree_map(
@@ -140,7 +140,6 @@ class Reversible:
             after, paid, _, _ = self._step(tuple(inputs), flying, place, noise, terms)
         seeds = self._flight.unpack(adjoint)
         seeds = replace(seeds, state=Parts(*(keep * x for x in seeds.state)))
-        price = tally[2] * price
         reached = zip((paid, *_pytree.tree_leaves(after)), (price, *_pytree.tree_leaves(seeds)),
                       strict=True)  # fmt: skip
         outputs, seeded = zip(*((x, seed) for x, seed in reached if x.requires_grad), strict=True)
@@ -159,14 +158,13 @@ class _Horizon(torch.autograd.Function):
         ctx: Any, course: Reversible, fixed: Any, start: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         weights = tuple(w.detach() for w in weights)
-        moments = course.advance(fixed, start.detach(), weights)
-        flight, tally = moments[-1]
-        ctx.kept = (course, fixed, moments, weights)
-        ctx.mark_non_differentiable(flight, tally)
-        return tally[0].clone(), flight, tally
+        flights, tally = course.advance(fixed, start.detach(), weights)
+        ctx.kept = (course, fixed, flights, weights)
+        ctx.mark_non_differentiable(flights[-1], tally)
+        return tally[0].clone(), flights[-1], tally
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, price: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        course, fixed, moments, weights = ctx.kept
-        return None, None, *course.retreat(fixed, moments, weights, price.contiguous())
+        course, fixed, flights, weights = ctx.kept
+        return None, None, *course.retreat(fixed, flights, weights, price.contiguous())

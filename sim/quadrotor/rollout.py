@@ -180,8 +180,8 @@ def horizon(
     paid, earned = torch.zeros(flights.count), torch.zeros(flights.count)
     for _ in range(steps):
         flight, price, income, over = step(flight, flights.noise())
-        # What follows a flight's end is nobody's fault, and would drown all else.
-        paid = paid + torch.where(alive, price, 0)
+        # Beyond its end a flight pays on: that, not the end itself, has a gradient.
+        paid = paid + price
         earned += torch.where(alive, income, 0)
         alive = alive & ~over
     return _conclude(flights, flight, paid, earned, alive, steps, cap)
