@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from sim.quadrotor.airframes import Airframes
+from sim.quadrotor.airframes import GRAVITY, Airframes
+from sim.quadrotor.disturbances import SensorNoise
 from sim.quadrotor.dynamics import PROTOCOL_DT, Parts, advance
 from sim.quadrotor.evaluation import EPISODE_STEPS, Limits
 from sim.quadrotor.trajectories import langevin_step
@@ -115,8 +116,8 @@ def describe(airframes: Airframes, force: Tensor, late: Tensor) -> Tensor:
     """[11, N] all that decides how a quadrotor moves, scaled to about one.
 
     Thrust over weight, angular acceleration about x and z at full differential thrust, rise and
-    fall time, hover action, where the position ends an episode, delay (2), force over mass (3)
-    less one row for the symmetric y axis.
+    fall time, hover action, delay in steps, where the position ends an episode, and the force
+    over mass (3 rows).
     """
     side = airframes.rotor_position[0, 1].abs()
     turn = 2 * airframes.max_thrust / 4 * side / airframes.inertia[0]
@@ -273,7 +274,9 @@ class Flights:
 
     def _draw_world(self, airframes: Airframes, far: Tensor, thrown: Tensor) -> World:
         steps_late = torch.where(self._share(self._mixture.delay), 1 + self._share(0.5).int(), 0)
-        protocol = torch.tensor([0.01, 0.02, 0.01745, 0.05]).repeat_interleave(3)[:, None]
+        std = SensorNoise()
+        named = [std.position, std.linear_velocity, std.attitude, std.angular_velocity]
+        protocol = torch.tensor(named).repeat_interleave(3)[:, None]
         strength = 1.5 * self._uniform(1) * self._share(self._mixture.noise)
         return _world(
             airframes,
@@ -311,7 +314,7 @@ class Flights:
             return world
         nominal = self._pool.mass[self.index]
         # A load may be more than a weak quadrotor can lift.
-        most = (0.9 * world.airframes.max_thrust / 9.81 / nominal).clamp(min=1, max=1.3)
+        most = (0.9 * world.airframes.max_thrust / GRAVITY / nominal).clamp(min=1, max=1.3)
         loaded = nominal * (1 + (most - 1) * self._uniform(1)[0])
         mass = torch.where(loads, loaded, world.airframes.mass)
         force = torch.where(gusts, self._normal(3) * world.airframes.force_std, world.force)
