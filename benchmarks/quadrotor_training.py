@@ -135,12 +135,13 @@ def _student(seed: int) -> Weights:
 def _by_hand(act: Callable, weights: Weights, flights: Flights, options: Options) -> Iteration:
     """Horizons of `act` as training flies them."""
     weights = networks.trainable(weights)
-    course = Reversible(descent_step(act), KEEP, flights.flight, flights.world)
+    course = Reversible(descent_step(act), flights.flight, flights.world)
 
     def iterate() -> tuple[Tensor, ...]:
         noises = [flights.noise() for _ in range(options.horizon)]
         start = flights.begin(weights[-1]) if act is student_act else flights.flight
-        _, paid, _, _ = course.fly(weights, start, flights.world, noises, TERMS.tensor())
+        terms = TERMS.tensor()
+        _, paid, _, _ = course.fly(weights, start, flights.world, noises, terms, KEEP)
         return torch.autograd.grad(paid.mean() / options.horizon, weights)
 
     return iterate

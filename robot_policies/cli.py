@@ -252,8 +252,8 @@ class Train:
     """Where independent teachers are trained: processes here, or a Ray cluster."""
     workers: int = 2
     """How many jobs of such teachers at a time."""
-    threads: int = 2
-    """Of torch, for all else."""
+    threads: int = 1
+    """Of torch, in each of the processes that the configuration asks for."""
     json: Json = False
 
     def run(self) -> Outcome:
@@ -297,8 +297,10 @@ class Evaluate:
     """One set of quadrotors for each."""
     cases: tuple[str, ...] = ("nominal",)
     """What disturbs the flights; alone, list them."""
-    airframes: Literal["sampled", "standard"] = "sampled"
-    """standard: six known models, without limits on position and velocity."""
+    airframes: str = "sampled"
+    """sampled; standard: six known models; or a YAML file with your own, as
+    config/airframe_example.yaml explains. Known ones fly without limits on position and
+    velocity."""
     trajectory: Literal["hold", "langevin", "figure-eight", "waypoints"] = "hold"
     """Where to be; errors, rewards and limits count from there."""
     simulator: Literal["torch", "l2f"] = "torch"

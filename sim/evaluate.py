@@ -23,6 +23,7 @@ from robot_policies import OnnxPolicy, load_policy
 from robot_policies.contract import Contract
 from robot_policies.strict import ContractError, Violation
 from sim.quadrotor import airframes, l2f_peer, scenario, trajectories
+from sim.quadrotor.airframes import Airframes
 from sim.quadrotor.cases import CASES, Case
 from sim.quadrotor.disturbances import UNDISTURBED
 from sim.quadrotor.dynamics import PROTOCOL_DT, State
@@ -47,8 +48,8 @@ SIGNALS = {
 """What the protocol tells a policy: name -> unit, frame, shape."""
 MOTORS = ("front_right", "back_right", "back_left", "front_left")
 POSITION_RANGE = 0.5
-STANDARD_LIMITS = Limits(math.inf, math.inf)
-"""The standard airframes fly without the limits on position and velocity, as the peer's did."""
+KNOWN_LIMITS = Limits(math.inf, math.inf)
+"""Known airframes fly without the limits on position and velocity, as the peer's did."""
 PATHS = 3
 """Flights of which the trace keeps the path."""
 
@@ -60,14 +61,15 @@ class Options:
     bundles: tuple[str, ...]
     """Paths or zoo:NAME; the others are compared with the first."""
     quadrotors: int | None = None
-    """How many are sampled for each seed; None: 128, or the six standard ones."""
+    """How many are sampled for each seed; None: 128, or the known ones."""
     episodes: int = 8
     """Flights of each quadrotor."""
     seeds: tuple[int, ...] = (0, 1)
-    """One set of quadrotors (or only of starts, where they are standard) for each."""
+    """One set of quadrotors (or only of starts, where they are known) for each."""
     cases: tuple[str, ...] = ("nominal",)
     """Names in CASES."""
-    airframes: Literal["sampled", "standard"] = "sampled"
+    airframes: str = "sampled"
+    """sampled, standard, or a YAML file of one (see airframes.load)."""
     trajectory: str = "hold"
     simulator: Literal["torch", "l2f"] = "torch"
     l2f_python: Path | None = None
@@ -82,8 +84,11 @@ class Options:
         _require_distinct("cases", self.cases)
         _require_known("cases", self.cases, tuple(CASES))
         _require_known("trajectory", (self.trajectory,), trajectories.TRAJECTORIES)
-        if self.airframes == "standard" and self.quadrotors is not None:
-            raise ValueError("quadrotors: expected none for the standard airframes, which are six")
+        if self.known and self.quadrotors is not None:
+            raise ValueError(
+                f"quadrotors: expected none for airframes {self.airframes}, which are "
+                f"{len(self.known)}; found {self.quadrotors}"
+            )
         if self.simulator == "l2f":
             self._require_l2f()
 
@@ -114,14 +119,27 @@ class Options:
     @property
     def count(self) -> int:
         """How many different quadrotors fly for each seed."""
-        if self.airframes == "standard":
-            return len(airframes.STANDARD_NAMES)
+        if self.known:
+            return len(self.known)
         return 128 if self.quadrotors is None else self.quadrotors
 
     @property
     def limits(self) -> Limits:
         """What ends a flight."""
-        return STANDARD_LIMITS if self.airframes == "standard" else PROTOCOL_LIMITS
+        return KNOWN_LIMITS if self.known else PROTOCOL_LIMITS
+
+    @property
+    def known(self) -> dict[str, Airframes]:
+        """The airframes that fly, by name; none where they are sampled."""
+        if self.airframes == "sampled":
+            return {}
+        if self.airframes == "standard":
+            return {name: airframes.standard(name) for name in airframes.STANDARD_NAMES}
+        if not self.airframes.endswith((".yaml", ".yml")):
+            raise ValueError(
+                f"airframes: expected sampled, standard or a YAML file, found {self.airframes!r}"
+            )
+        return {Path(self.airframes).stem: airframes.load(self.airframes)}
 
 
 def _require_distinct(name: str, values: Sequence[object]) -> None:
@@ -168,7 +186,7 @@ class Row:
     bundle: str
     case: str
     sets: Mapping[str, Result]
-    """By seed, or by airframe where they are standard."""
+    """By seed, or by airframe where they are known."""
     total: Result
     trace: Trace | None
     """Of the first seed; None where L2F flew."""
@@ -364,10 +382,8 @@ def _address(bundle: str) -> str:
 
 
 def _flights(options: Options, seed: int) -> Scenario:
-    if options.airframes == "standard":
-        fleet = airframes.join([airframes.standard(name) for name in airframes.STANDARD_NAMES])
-    else:
-        fleet = airframes.sample(options.count, seed)
+    known = list(options.known.values())
+    fleet = airframes.join(known) if known else airframes.sample(options.count, seed)
     return scenario.on_airframes(
         fleet, options.episodes, seed, with_force=True, position_range=POSITION_RANGE
     )
@@ -382,15 +398,15 @@ def _row(
     case: str, bundle: str, flights: Sequence[tuple[Result, Trace | None]], options: Options
 ) -> Row:
     results, traces = zip(*flights, strict=True)
-    total = pool(results, same_quadrotors=options.airframes == "standard")
+    total = pool(results, same_quadrotors=bool(options.known))
     return Row(bundle, case, _sets(results, total, options), total, traces[0])
 
 
 def _sets(results: Sequence[Result], total: Result, options: Options) -> dict[str, Result]:
     """The parts of `total`; of one airframe alone the episodes are the samples."""
-    if options.airframes == "sampled":
+    if not options.known:
         return {f"seed {s}": result for s, result in zip(options.seeds, results, strict=True)}
     return {
         name: Result(*(values[index][:, None] for values in vars(total).values()))
-        for index, name in enumerate(airframes.STANDARD_NAMES)
+        for index, name in enumerate(options.known)
     }

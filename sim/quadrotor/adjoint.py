@@ -64,36 +64,35 @@ class Layout:
 
 
 class Reversible:
-    """A step that is flown forwards through a horizon, and backwards through its gradient.
+    """A step that is flown forwards through a horizon, and backwards through its gradient."""
 
-    keep: of the gradient through the state, per step. Through a hundred steps of an unstable
-    system it would explode.
-    """
-
-    def __init__(self, step: Step, keep: float, start: Flight, world: World) -> None:
+    def __init__(self, step: Step, start: Flight, world: World) -> None:
         """Take the shapes from `start` and `world`; the first horizon compiles, in a minute."""
-        # A tensor, so that stages that differ in it share the compiler's cache.
-        self._step, self._keep = step, torch.tensor(keep)
+        self._step = step
         self._flight, self._world = Layout(start), Layout(world)
         self._forwards: Callable[..., Sequence[Tensor]] | None = None
         self._backwards: Callable[..., Sequence[Tensor]] | None = None
 
     def fly(
         self, weights: Weights, start: Flight, world: World, noises: Sequence[Tensor],
-        terms: Tensor,
+        terms: Tensor, keep: float,
     ) -> tuple[Flight, Tensor, Tensor, Tensor]:  # fmt: skip
         """One step for each of `noises` [15, N] from `start`.
+
+        keep: of the gradient through the state, per step. Through a hundred steps of an unstable
+        system it would explode.
 
         Returns the last flight, and cost [N], reward [N] until an end, and alive [N] bool. The
         cost has a gradient with respect to `weights` and to `start`.
         """
-        fixed = (self._world.pack(world), noises, terms)
+        # A tensor, so that stages that differ in it share what is compiled.
+        fixed = (self._world.pack(world), noises, terms, torch.tensor(keep))
         paid, flight, tally = _Horizon.apply(self, fixed, self._flight.pack(start), *weights)
         return self._flight.unpack(flight), paid, tally[1], tally[2] > 0
 
     def advance(self, fixed: Any, flight: Tensor, weights: Weights) -> tuple[list[Tensor], Tensor]:
         """All flights [rows, N] of a horizon, and cost, reward and alive [3, N] at its end."""
-        world, noises, terms = fixed
+        world, noises, terms, _ = fixed
         tally = flight.new_tensor([[0.0], [0.0], [1.0]]).repeat(1, flight.shape[1])
         flights = [flight]
         for noise in noises:
@@ -107,10 +106,10 @@ class Reversible:
         self, fixed: Any, flights: list[Tensor], weights: Weights, price: Tensor
     ) -> list[Tensor]:
         """Gradients with respect to the start [rows, N] and the weights, of price [N] * cost."""
-        world, noises, terms = fixed
+        world, noises, terms, keep = fixed
         gradients = [torch.zeros_like(x) for x in (flights[-1], *weights)]
         for flight, noise in zip(reversed(flights[:-1]), reversed(noises), strict=True):
-            arguments = (*gradients, *weights, world, flight, noise, terms, price, self._keep)
+            arguments = (*gradients, *weights, world, flight, noise, terms, price, keep)
             self._backwards = self._backwards or lower(self._backward, arguments)
             gradients = list(self._backwards(*arguments))
         return gradients

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sim.parallel import average, rank, share
 from sim.quadrotor.environment import Flights
 from sim.quadrotor.networks import Weights, trainable
 
@@ -124,11 +125,13 @@ def descend(
 
     stacked: the first axis of all weights counts independent networks. Each has its own gradient
     norm, and one whose gradient is not finite stands still alone.
+
+    Of several processes (sim.parallel) each flies its own flights; the first one's journal counts.
     """
-    if (result := journal.finished(stage)) is not None:
+    if (result := share(journal.finished(stage))) is not None:
         return tuple(result["weights"])
     state = _State(weights, stacked)
-    first = state.load(journal.load(stage), flights)
+    first = state.load(share(journal.load(stage)), flights)
     with journal.progress(stage, schedule.iterations, first) as bar:
         saved = time.monotonic()
         for iteration in range(first, schedule.iterations):
@@ -161,6 +164,7 @@ class _State:
         """One step of Adam and of the moving average."""
         self._adam.zero_grad()
         loss.backward()
+        average([w.grad for w in self.weights if w.grad is not None])
         if not self._clip():
             self._refuse(iteration)
             return
@@ -208,7 +212,8 @@ class _State:
         self.average = tuple(payload["average"])
         self._adam.load_state_dict(dict(payload["adam"]))
         self.refused = payload["refused"]
-        flights.load_state_dict(payload["flights"])
+        if rank() == 0:  # whose flights they are; the others' begin anew
+            flights.load_state_dict(payload["flights"])
         return iteration
 
     def _refuse(self, iteration: int) -> None:

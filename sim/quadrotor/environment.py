@@ -26,7 +26,7 @@ VELOCITY_CLIP = 3.0
 """m/s, the same of the velocity error."""
 MEMORY_SIZE = 16
 """Of the student; a teacher carries it along unused."""
-BRIEF_STEPS = 200
+BRIEF_STEPS = 150
 NOISE_ROWS = 15
 """Rows of a step's standard normal noise: p, v, R, omega (three each), Langevin trajectory."""
 _NOISE_BANK = 1 << 16
@@ -41,7 +41,7 @@ class Mixture:
     """Which disturbances the flights have, as shares of all episodes."""
 
     any_attitude: float = 0.0
-    """Starts thrown: a tilt of 0 to 180 degrees, up to 10 rad/s, no limit on velocity."""
+    """Starts thrown: a tilt of 0 to 180 degrees, up to 10 rad/s, no limit on velocity; brief."""
     far: float = 0.0
     """Starts up to 2 m away, without a limit on position."""
     delay: float = 0.0
@@ -55,7 +55,7 @@ class Mixture:
     langevin: float = 0.0
     """A moving target."""
     brief: float = 0.0
-    """Episodes that end after 2 s: what decides between life and death comes first."""
+    """Episodes that end after 1.5 s: what decides between life and death comes first."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ class Flights:
         self.index = torch.where(done, index, self.index)
         self.flight = _choose(done, fresh, _pytree.tree_map(torch.detach, flight))
         self.world = self._shaken(_choose(done, world, self.world), done)
-        first = torch.where(self._share(self._mixture.brief), EPISODE_STEPS - BRIEF_STEPS, 0)
+        brief = self._share(self._mixture.brief) | (world.speed == _FREE)
+        first = torch.where(brief, EPISODE_STEPS - BRIEF_STEPS, 0)
         self.age = torch.where(done, first, age)
         self.fresh = done
         return done

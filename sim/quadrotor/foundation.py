@@ -23,10 +23,11 @@ from robot_policies.export import export, record
 from robot_policies.graph import Source, model_card, provenance, random_inputs
 from robot_policies.models.foundation import FoundationPolicy, quadrotor_contract
 from robot_policies.strict_yaml import decode_yaml
+from sim.parallel import rank, share, together
 from sim.quadrotor import airframes as frames
 from sim.quadrotor import networks
 from sim.quadrotor.airframes import Airframes, Ranges
-from sim.quadrotor.descent import Horizon, Schedule, descend
+from sim.quadrotor.descent import Horizon, Journal, Schedule, Silent, descend
 from sim.quadrotor.environment import (
     POSITION_CLIP,
     VELOCITY_CLIP,
@@ -119,8 +120,10 @@ class FoundationConfig:
     independent_teachers: int = 0
     """Teachers of one quadrotor each, RAPTOR's method (it has 1000); 0: one teacher of all, which
     is told what it flies."""
-    flights: int = 2048
-    """Simulated at once."""
+    flights: int = 4096
+    """Simulated at once, by all processes together."""
+    processes: int = 2
+    """Which share the flights; one for each core is fastest."""
     pool: int = 16384
     """Different quadrotors to draw from."""
     fleets: tuple[Fleet, ...] = (Fleet(0.6, Ranges()), Fleet(0.2, SLUGGISH), Fleet(0.2, WIDE))
@@ -171,30 +174,35 @@ def train_bundle(
 ) -> PolicyBundle:  # fmt: skip
     """Train in the run folder `path`, and leave the bundle at path/bundle.
 
-    Raises what sim.runs.Run raises, and ValueError where no teacher passes.
+    Raises what sim.runs.Run raises, ValueError where no teacher passes, and RuntimeError where a
+    process dies.
     """
     torch.set_num_threads(threads)
     run = Run.resume(path, config) if resume else Run.create(path, config, command)
     with run:
-        policy = train(config, run, executor=executor, workers=workers)
+        each = config.independent_teachers > 0
+        taught = teach_each(config, run, executor=executor, workers=workers) if each else None
+        with together(config.processes, _follow, config, threads):
+            policy = train(config, taught, run)
         seconds = {stage: asdict(run.seconds(stage)) for stage in run.stages}
         training = {"command": command, "seconds": seconds, "configuration": plain(config)}
         return write_bundle(policy, training, config.seed, command, path / "bundle")
 
 
-def train(
-    config: FoundationConfig, run: Run, *, executor: Literal["local", "ray"], workers: int
-) -> FoundationPolicy:
-    """Run all stages, or those that are left; `executor` and `workers` serve many teachers."""
+def train(config: FoundationConfig, taught: Experts | None, run: Journal) -> FoundationPolicy:
+    """Run all stages, or those that are left; `taught`: the independent teachers, if any."""
     pool = make_pool(config)
-    if config.independent_teachers:
-        experts = teach_each(config, run, executor=executor, workers=workers)
-    else:
-        experts = teach_one(config, pool, run)
+    experts = share(taught) or teach_one(config, pool, run)
     student = distil(config, experts, run)
     for number, stage in enumerate(config.tuning, 1):
         student = tune(number, config, stage, pool, student, run)
     return with_weights(student)
+
+
+def _follow(config: FoundationConfig, threads: int) -> None:
+    """What the other processes do."""
+    torch.set_num_threads(threads)
+    train(config, None, Silent())
 
 
 def make_pool(config: FoundationConfig) -> Airframes:
@@ -208,7 +216,7 @@ def make_pool(config: FoundationConfig) -> Airframes:
     return frames.join(parts)
 
 
-def teach_one(config: FoundationConfig, pool: Airframes, run: Run) -> Experts:
+def teach_one(config: FoundationConfig, pool: Airframes, run: Journal) -> Experts:
     """Stage 1: one teacher for all, that is told what it flies."""
     flights = _flights(config, pool, config.teacher.mixture, 1)
     weights = networks.make_teachers(1, networks.CONDITIONED_SIZE, config.seed)
@@ -246,7 +254,7 @@ def teach_each(
     return Experts(found.weights, found.airframes, found.offset, independent=True)
 
 
-def distil(config: FoundationConfig, experts: Experts, run: Run) -> Weights:
+def distil(config: FoundationConfig, experts: Experts, run: Journal) -> Weights:
     """Stage 2: the student imitates its teachers on flights of its own."""
     stage, schedule = config.distillation, config.distillation.schedule
     flights = _flights(config, experts.quadrotors, stage.mixture, 2, fixed=experts.independent)
@@ -262,7 +270,8 @@ def distil(config: FoundationConfig, experts: Experts, run: Run) -> Weights:
             return step(weights, experts.weights, flight, flights.world, noise, led, offset)
 
         start = flights.begin(weights[-1])
-        return horizon(advance, flights, start, schedule.horizon, IMITATION_CAP)
+        errors, seen = horizon(advance, flights, start, schedule.horizon)
+        return errors.clamp(max=IMITATION_CAP).mean(), seen
 
     student = networks.student_weights(_fresh_student(config.seed))
     return descend("distillation", student, objective, flights, schedule, run)
@@ -270,7 +279,7 @@ def distil(config: FoundationConfig, experts: Experts, run: Run) -> Weights:
 
 def tune(
     number: int, config: FoundationConfig, stage: Descent, pool: Airframes, student: Weights,
-    run: Run,
+    run: Journal,
 ) -> Weights:  # fmt: skip
     """Stage 3 and on: the student learns through the dynamics, which RAPTOR does not do."""
     flights = _flights(config, pool, stage.mixture, 2 + number)
@@ -302,10 +311,12 @@ def _flights(
     config: FoundationConfig, pool: Airframes, mixture: Mixture, stream: int, *,
     fixed: bool = False,
 ) -> Flights:  # fmt: skip
-    """Flights of a stage; of fixed quadrotors each has as many as any other."""
-    each = max(1, config.flights // pool.count)
-    count = each * pool.count if fixed else config.flights
-    return Flights(pool, count, mixture, 1000 * config.seed + stream, fixed=fixed)
+    """A process's flights of a stage; of fixed quadrotors each has as many as any other."""
+    count = max(1, config.flights // config.processes)
+    if fixed:
+        count = max(1, count // pool.count) * pool.count
+    seed = 1000 * config.seed + 100 * rank() + stream
+    return Flights(pool, count, mixture, seed, fixed=fixed)
 
 
 def _fresh_student(seed: int) -> FoundationPolicy:

@@ -11,7 +11,10 @@ from sim.quadrotor.environment import Flight, World
 from sim.quadrotor.evaluation import TERMINATION_REWARD, reward
 
 CAP = 10.0
-"""Of a flight's mean cost: one that is lost must not outweigh all others."""
+"""Of a flight's mean cost: what is wholly lost teaches nothing."""
+
+NEARBY = 0.05
+"""m, where the term for precision has risen to its half."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ class CostWeights:
     tilt: float = 0.0
     barrier: float = 1.0
     """Against coming near a limit that ends the episode."""
+    precision: float = 0.0
+    """Per |p| / (|p| + 5 cm), which is steep near the target only."""
 
     def tensor(self) -> Tensor:
-        """[7], an input of the compiled step, so that a schedule compiles nothing anew."""
+        """[8], an input of the compiled step, so that a schedule compiles nothing anew."""
         return torch.tensor(astuple(self))
 
     def towards(self, end: CostWeights, share: float) -> Tensor:
-        """[7] between these weights (share 0) and `end` (share 1)."""
+        """[8] between these weights (share 0) and `end` (share 1)."""
         return torch.lerp(self.tensor(), end.tensor(), min(max(share, 0.0), 1.0))
 
 
@@ -49,17 +54,28 @@ def cost(flight: Flight, following: Flight, world: World, weights: Tensor) -> Te
     near = torch.relu(position.abs() / world.reach - 0.8).square().sum(dim=0)
     fast = torch.relu(velocity.abs() - 0.7 * world.speed).square().sum(dim=0)
     spinning = torch.relu(rate.abs() - 20).square().sum(dim=0)
+    distance = _norm(position)
     terms = (
-        _norm(position),
+        distance,
         2 * torch.sqrt(2 * z.abs() + 1e-5),
         _norm(action - flight.previous),
         _norm(velocity),
         _norm(rate),
         2 * (x * x + y * y),  # 1 - cos(tilt)
         fast + 6 * near + 0.002 * spinning,
+        distance / (distance + NEARBY),
     )
     saturated = torch.relu(action.abs() - 1).sum(dim=0)
     return saturated + sum(w * t for w, t in zip(weights.unbind(), terms, strict=True))
+
+
+def loss_of(costs: Tensor) -> Tensor:
+    """The loss of flights with mean `costs` [N] a step.
+
+    Its logarithm keeps the few that are nearly lost from outweighing all others: with the plain
+    mean a student survives 0.2 points more often, and holds its position a tenth worse.
+    """
+    return torch.log1p(costs.clamp(max=CAP)).mean()
 
 
 def gain(flight: Flight, action: Tensor, over: Tensor) -> Tensor:

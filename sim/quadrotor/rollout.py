@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from sim.quadrotor.environment import (
 )
 from sim.quadrotor.evaluation import EPISODE_STEPS
 from sim.quadrotor.networks import Weights
-from sim.quadrotor.objective import CAP, CostWeights, cost, gain
+from sim.quadrotor.objective import CostWeights, cost, gain, loss_of
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,31 @@ def descend_through_dynamics(
     stacked: bool = False,
 ) -> Weights:  # fmt: skip
     """Improve a policy by the gradient of its cost through the dynamics."""
-    course = Reversible(descent_step(act), stage.keep, flights.flight, flights.world)
+    course = _course(act, weights, flights)
 
     def objective(weights: Weights, iteration: int) -> tuple[Tensor, Horizon]:
         share = iteration / (stage.ramp * stage.schedule.iterations)
         terms = stage.start.towards(stage.end, share)
         noises = [flights.noise() for _ in range(stage.schedule.horizon)]
         start = _start(act, weights, flights)
-        flown = course.fly(weights, start, flights.world, noises, terms)
-        return _conclude(flights, *flown, stage.schedule.horizon, CAP)
+        flight, paid, earned, alive = course.fly(
+            weights, start, flights.world, noises, terms, stage.keep
+        )
+        steps = stage.schedule.horizon
+        return loss_of(paid / steps), _conclude(flights, flight, earned, alive, steps)
 
     return descend(name, weights, objective, flights, stage.schedule, journal, stacked=stacked)
+
+
+_courses: dict[Any, Reversible] = {}
+
+
+def _course(act: Act, weights: Weights, flights: Flights) -> Reversible:
+    """The compiled step, that of an earlier stage where it has the same shapes."""
+    key = (act, flights.count, *(w.shape for w in weights))
+    if key not in _courses:
+        _courses[key] = Reversible(descent_step(act), flights.flight, flights.world)
+    return _courses[key]
 
 
 @torch.no_grad()
@@ -170,11 +185,10 @@ def horizon(
     flights: Flights,
     start: Flight,
     steps: int,
-    cap: float = CAP,
 ) -> tuple[Tensor, Horizon]:
     """Fly `steps` steps of `step(flight, noise)` from `start`, and renew the flights.
 
-    Returns the loss, at most `cap` for a flight, and what happened.
+    Returns the mean cost [N] of each flight, and what happened.
     """
     flight, alive = start, torch.ones(flights.count, dtype=torch.bool)
     paid, earned = torch.zeros(flights.count), torch.zeros(flights.count)
@@ -184,19 +198,17 @@ def horizon(
         paid = paid + price
         earned += torch.where(alive, income, 0)
         alive = alive & ~over
-    return _conclude(flights, flight, paid, earned, alive, steps, cap)
+    return paid / steps, _conclude(flights, flight, earned, alive, steps)
 
 
 def _conclude(
-    flights: Flights, flight: Flight, paid: Tensor, earned: Tensor, alive: Tensor, steps: int,
-    cap: float,
-) -> tuple[Tensor, Horizon]:  # fmt: skip
-    """Loss and figures of a horizon that ended with `flight`; renews the flights."""
-    loss = (paid / steps).clamp(max=cap).mean()
+    flights: Flights, flight: Flight, earned: Tensor, alive: Tensor, steps: int
+) -> Horizon:
+    """Figures of a horizon that ended with `flight`; renews the flights."""
     old = alive & (flights.age >= EPISODE_STEPS / 2)
     distance = (flight.state.position - flight.reference[0:3]).detach().norm(dim=0)
     error = float(distance[old].median()) if old.any() else float("nan")
     survival = float(alive.float().mean()) ** (EPISODE_STEPS / steps)
     reward = float(earned[alive].mean()) * EPISODE_STEPS / steps if alive.any() else float("nan")
     flights.renew(flight, ~alive, steps)
-    return loss, Horizon(reward, survival, error)
+    return Horizon(reward, survival, error)

@@ -67,9 +67,9 @@ def test_gradients_are_those_of_autograd(name):
     act, make = POLICIES[name]
     flights, weights = make_flights(), networks.trainable(make())
     noises = [flights.noise() for _ in range(STEPS)]
-    course = Reversible(descent_step(act), KEEP, flights.flight, flights.world)
+    course = Reversible(descent_step(act), flights.flight, flights.world)
     start = start_of(flights, act, weights)
-    flight, paid, _, alive = course.fly(weights, start, flights.world, noises, TERMS)
+    flight, paid, _, alive = course.fly(weights, start, flights.world, noises, TERMS, KEEP)
     wanted_flight, wanted = differentiated_by_autograd(act, weights, flights, noises)
     torch.testing.assert_close(paid, wanted)
     torch.testing.assert_close(torch.cat(flight.state), torch.cat(wanted_flight.state))
@@ -90,8 +90,9 @@ def test_rotors_that_differ_keep_their_own_gradients():
     flights.world = replace(flights.world, airframes=airframes)
     weights = networks.trainable(student())
     noises = [flights.noise() for _ in range(STEPS)]
-    course = Reversible(descent_step(student_act), KEEP, flights.flight, flights.world)
-    _, paid, _, _ = course.fly(weights, flights.begin(weights[-1]), flights.world, noises, TERMS)
+    course = Reversible(descent_step(student_act), flights.flight, flights.world)
+    start = flights.begin(weights[-1])
+    _, paid, _, _ = course.fly(weights, start, flights.world, noises, TERMS, KEEP)
     _, wanted = differentiated_by_autograd(student_act, weights, flights, noises)
     found, expected = (torch.autograd.grad(x.sum(), weights[6])[0] for x in (paid, wanted))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -78,6 +78,16 @@ def test_standard_airframes_have_a_row_each(capsys):
 
 
 @needs_raptor
+def test_an_airframe_of_your_own_flies(capsys):
+    own = ROOT / "config" / "airframe_example.yaml"
+    arguments = ("--airframes", str(own), "--episodes", "3", "--seeds", "0", "1", "--json")
+    code, out, _ = main(capsys, "zoo:raptor", *arguments)
+    (row,) = json.loads(out)["cases"][0]["figures"]
+    assert code == 0 and row["set"] == "airframe_example"
+    assert row["median final distance"]["value"] == pytest.approx(0.053, abs=2e-3)
+
+
+@needs_raptor
 def test_a_lost_majority_is_null_in_json_not_a_number_that_it_is_not():
     options = Options(("zoo:raptor",), quadrotors=6, episodes=2, cases=("delay20",), seeds=(0,))
     evaluation = evaluate.run(options)
@@ -143,6 +153,8 @@ def test_a_quadrotor_bundle_for_another_rate_or_motor_order_is_refused(
         (("a", "a"), "bundles: .*none of them twice; found a, a"),
         (("a", "--cases", "storm"), "cases: expected some of nominal, .*; found 'storm'"),
         (("a", "--airframes", "standard", "--quadrotors", "3"), "quadrotors: expected none"),
+        (("a", "--airframes", "mine"), "expected sampled, standard or a YAML file, found 'mine'"),
+        (("a", "--airframes", "none.yaml"), "none.yaml"),
         (("a", "--simulator", "l2f", "--trajectory", "langevin"), "expected torch for the traj"),
         (("a", "--simulator", "l2f", "--cases", "delay10"), "flies nominal, calm, any-attitude"),
         (("a", "--simulator", "l2f", "--quadrotors", "129"), "at most 1024 flights at once"),

@@ -28,6 +28,7 @@ STAGE = Descent(SHORT, 0.99, Mixture(delay=0.5, noise=0.5), CostWeights(), CostW
 SMALL = FoundationConfig(
     seed=0,
     flights=8,
+    processes=1,
     pool=8,
     fleets=(Fleet(1.0, Ranges()),),
     teacher=STAGE,
