@@ -1,4 +1,4 @@
-"""Gradient descent that survives a kill: Adam, warm-up, cosine, moving average, checkpoints."""
+"""Gradient descent that survives a kill: SOAP, warm-up, cosine, moving average, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from sim.parallel import average, rank, share
 from sim.quadrotor.environment import Flights
 from sim.quadrotor.networks import Weights, trainable
+from sim.quadrotor.soap import Soap
 
-BETAS = (0.9, 0.99)
 GRADIENT_NORM = 1.0
 WARM_UP = 20
 CHECKPOINT_S = 60.0
@@ -158,20 +158,20 @@ class _State:
         self.average = tuple(w.detach().clone() for w in weights)
         self.refused = 0
         self._in_a_row = 0
-        self._adam = torch.optim.Adam(list(self.weights), lr=0.0, betas=BETAS)
+        self._optimiser = Soap(self.weights)
 
     def update(self, loss: Tensor, schedule: Schedule, iteration: int) -> None:
-        """One step of Adam and of the moving average."""
-        self._adam.zero_grad()
+        """One step of the optimiser and of the moving average."""
+        self._optimiser.zero_grad()
         loss.backward()
         average([w.grad for w in self.weights if w.grad is not None])
         if not self._clip():
             self._refuse(iteration)
             return
         self._in_a_row = 0
-        for group in self._adam.param_groups:
+        for group in self._optimiser.param_groups:
             group["lr"] = schedule.rate(iteration)
-        self._adam.step()
+        self._optimiser.step()
         # Early on the average follows closely, or the first weights would linger.
         share = max(1 - schedule.average, 1 / (iteration + 1))
         with torch.no_grad():
@@ -196,7 +196,7 @@ class _State:
         return {
             "weights": [w.detach() for w in self.weights],
             "average": list(self.average),
-            "adam": self._adam.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
             "refused": self.refused,
             "flights": flights.state_dict(),
         }
@@ -210,7 +210,7 @@ class _State:
             for weight, value in zip(self.weights, payload["weights"], strict=True):
                 weight.copy_(value)
         self.average = tuple(payload["average"])
-        self._adam.load_state_dict(dict(payload["adam"]))
+        self._optimiser.load_state_dict(dict(payload["optimiser"]))
         self.refused = payload["refused"]
         if rank() == 0:  # whose flights they are; the others' begin anew
             flights.load_state_dict(payload["flights"])

@@ -63,16 +63,18 @@ CALM = Mixture(
     any_attitude=0.03, far=0.02, noise=0.1, payload=0.1, gusts=0.1, langevin=0.2, brief=0.5
 )
 ROBUST = Mixture(
-    any_attitude=0.08, far=0.02, delay=0.15, noise=0.2, payload=0.2, gusts=0.1, langevin=0.2,
-    brief=0.6,
+    any_attitude=0.15, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.1,
+    brief=0.5,
 )  # fmt: skip
 
-SHAPED = CostWeights(1, 0.1, 0.5, 0.05, 0.02, 0.1, 6)
-TEACHER = CostWeights(1, 0.1, 1, 0.01, 0.005, 0.02, 6)
-SOFT = CostWeights(1, 0.1, 0.7, 0.02, 0.01, 0.02, 6)
-REWARD = CostWeights(1, 0.1, 1, 0, 0, 0, 6)
+SHAPED = CostWeights(1, 0.1, 0.5, 0.05, 0.02, 0.1, 20)
+TEACHER = CostWeights(1, 0.1, 1, 0.01, 0.005, 0.02, 20)
+SOFT = CostWeights(1, 0.1, 0.7, 0.02, 0.01, 0.02, 20, 0.2)
+REWARD = CostWeights(1, 0.1, 1, 0, 0, 0, 20, 0.2)
 
-SLUGGISH = Ranges(torque_to_inertia=(40.0, 160.0))
+CURVED = Ranges(thrust_curve_shapes=0.3)
+"""RAPTOR's, some with other thrust curves."""
+SLUGGISH = Ranges(torque_to_inertia=(40.0, 160.0), thrust_curve_shapes=0.3)
 """Where most flights end early: quadrotors that turn slowly."""
 WIDE = Ranges(
     thrust_to_weight=(1.5, 12.0),
@@ -107,8 +109,8 @@ class Imitation:
 
 def _tuning() -> tuple[Descent, ...]:
     return (
-        Descent(Schedule(2600, 100, 1.5e-3, 1e-4, 0.995), 0.998, ROBUST, SOFT, REWARD, 0.3),
-        Descent(Schedule(1500, 150, 8e-4, 2e-5, 0.995), 0.999, ROBUST, REWARD, REWARD, 1.0),
+        Descent(Schedule(1800, 100, 6e-3, 1e-3, 0.99), 0.998, ROBUST, SOFT, REWARD, 0.3),
+        Descent(Schedule(1300, 150, 3e-3, 5e-5, 0.99), 0.999, ROBUST, REWARD, REWARD, 1.0),
     )
 
 
@@ -126,13 +128,13 @@ class FoundationConfig:
     """Which share the flights; one for each core is fastest."""
     pool: int = 16384
     """Different quadrotors to draw from."""
-    fleets: tuple[Fleet, ...] = (Fleet(0.6, Ranges()), Fleet(0.2, SLUGGISH), Fleet(0.2, WIDE))
+    fleets: tuple[Fleet, ...] = (Fleet(0.6, CURVED), Fleet(0.33, SLUGGISH), Fleet(0.07, WIDE))
     """What the pool is made of."""
     teacher: Descent = field(default_factory=lambda: Descent(
-        Schedule(1000, 64, 2e-3, 1e-4, 0.99), 0.995, CALM, SHAPED, TEACHER, 0.5
+        Schedule(500, 64, 6e-3, 1e-4, 0.99), 0.995, CALM, SHAPED, TEACHER, 0.5
     ))  # fmt: skip
     distillation: Imitation = field(default_factory=lambda: Imitation(
-        Schedule(900, 64, 4e-3, 2e-4, 0.99), CALM, 0.4
+        Schedule(500, 64, 2e-2, 1e-4, 0.99), CALM, 0.4
     ))  # fmt: skip
     tuning: tuple[Descent, ...] = field(default_factory=_tuning)
     """What follows distillation, in order; none makes RAPTOR's student."""

@@ -1,0 +1,123 @@
+"""SOAP against Adam: the same student, flights and number of iterations, at several rates.
+
+A teacher is trained and distilled once for each seed; from there the student learns through the
+dynamics with either optimiser, undisturbed but for RAPTOR's force. The table shows the last fifth
+of the iterations: figures of the training flights themselves, which are new in every iteration.
+
+    python benchmarks/quadrotor_optimiser.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from sim.evaluate import text_table
+from sim.quadrotor import descent
+from sim.quadrotor.descent import LOG_EVERY, Silent
+from sim.quadrotor.environment import Mixture
+from sim.quadrotor.foundation import FoundationConfig, distil, make_pool, teach_one, tune
+from sim.quadrotor.networks import Weights
+from sim.quadrotor.soap import BETAS, Soap
+
+RATES = {"Adam": (7.5e-4, 1.5e-3, 3e-3, 6e-3), "SOAP": (1.5e-3, 3e-3, 6e-3, 1.2e-2)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long, and from how many beginnings."""
+
+    seeds: tuple[int, ...] = (0, 1)
+    iterations: int = 400
+    flights: int = 2048
+
+
+class Watched(Silent):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, float]] = []
+
+    def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep it."""
+        self.rows.append(metrics)
+
+
+def adam(parameters: Iterable[Tensor]) -> torch.optim.Adam:
+    """Adam with SOAP's decays."""
+    return torch.optim.Adam(list(parameters), lr=0.0, betas=BETAS)
+
+
+OPTIMISERS = {"Adam": adam, "SOAP": Soap}
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    found: dict[tuple[str, float], list[np.ndarray]] = {}
+    for seed in options.seeds:
+        config = _config(seed, options)
+        student = distil(config, teach_one(config, make_pool(config), Silent()), Silent())
+        for name, rates in RATES.items():
+            for rate in rates:
+                figures = _learn(config, student, name, rate, options)
+                found.setdefault((name, rate), []).append(figures)
+                print(f"seed {seed}: {name} {rate:g}: {_cells(figures[None])}", flush=True)
+    print(
+        f"{options.iterations} iterations of {options.flights} flights x 1 s, mean of the last "
+        f"fifth; seeds {options.seeds}: mean [lowest, highest]"
+    )
+    rows = [[name, f"{rate:g}", *_cells(np.array(f))] for (name, rate), f in found.items()]
+    headings = ["optimiser", "learning rate", "return", "survive %", "error, m", "seconds"]
+    print(text_table(headings, rows))
+
+
+def _config(seed: int, options: Options) -> FoundationConfig:
+    whole = FoundationConfig(seed=seed, flights=options.flights, processes=1)
+    teach, imitate = whole.teacher, whole.distillation
+    return replace(
+        whole,
+        teacher=replace(teach, schedule=replace(teach.schedule, iterations=200)),
+        distillation=replace(imitate, schedule=replace(imitate.schedule, iterations=200)),
+    )
+
+
+def _learn(
+    config: FoundationConfig, student: Weights, name: str, rate: float, options: Options
+) -> np.ndarray:
+    """Return, survival, error (m) and seconds."""
+    stage = config.tuning[0]
+    schedule = replace(
+        stage.schedule,
+        iterations=options.iterations, learning_rate=rate, final_learning_rate=rate / 20,
+    )  # fmt: skip
+    stage = replace(stage, schedule=schedule, mixture=Mixture(brief=stage.mixture.brief))
+    journal, kept = Watched(), descent.Soap
+    descent.Soap = OPTIMISERS[name]  # what descend makes its optimiser with
+    began = time.monotonic()
+    try:
+        tune(1, config, stage, make_pool(config), student, journal)
+    finally:
+        descent.Soap = kept
+    last = journal.rows[-max(1, options.iterations // (5 * LOG_EVERY)) :]
+    figures = [[row[key] for row in last] for key in ("return", "survival", "error")]
+    return np.append(np.mean(figures, axis=1), time.monotonic() - began)
+
+
+def _cells(figures: np.ndarray) -> list[str]:
+    """Text of figures [seeds, 4]."""
+    scaled = figures * np.array([1, 100, 1, 1])
+    forms = (".1f", ".1f", ".4f", ".0f")
+    return [
+        f"{values.mean():{form}} [{values.min():{form}}, {values.max():{form}}]"
+        for values, form in zip(scaled.T, forms, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
