@@ -63,14 +63,18 @@ CALM = Mixture(
     any_attitude=0.03, far=0.02, noise=0.1, payload=0.1, gusts=0.1, langevin=0.2, brief=0.5
 )
 ROBUST = Mixture(
-    any_attitude=0.15, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.1,
+    any_attitude=0.2, delay=0.1, noise=0.1, payload=0.1, gusts=0.05, langevin=0.1, brief=0.4
+)
+STEADY = Mixture(
+    any_attitude=0.17, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.1,
     brief=0.5,
 )  # fmt: skip
 
 SHAPED = CostWeights(1, 0.1, 0.5, 0.05, 0.02, 0.1, 20)
 TEACHER = CostWeights(1, 0.1, 1, 0.01, 0.005, 0.02, 20)
-SOFT = CostWeights(1, 0.1, 0.7, 0.02, 0.01, 0.02, 20, 0.2)
-REWARD = CostWeights(1, 0.1, 1, 0, 0, 0, 20, 0.2)
+SOFT = CostWeights(1, 0.1, 0.7, 0.02, 0.01, 0.02, 4)
+REWARD = CostWeights(1, 0.1, 1, 0, 0, 0, 4)
+CAREFUL = CostWeights(1, 0.1, 1, 0, 0, 0, 20, 0.1)
 
 CURVED = Ranges(thrust_curve_shapes=0.3)
 """RAPTOR's, some with other thrust curves."""
@@ -109,8 +113,8 @@ class Imitation:
 
 def _tuning() -> tuple[Descent, ...]:
     return (
-        Descent(Schedule(1800, 100, 6e-3, 1e-3, 0.99), 0.998, ROBUST, SOFT, REWARD, 0.3),
-        Descent(Schedule(1300, 150, 3e-3, 5e-5, 0.99), 0.999, ROBUST, REWARD, REWARD, 1.0),
+        Descent(Schedule(1800, 100, 6e-3, 1e-4, 0.99), 0.998, ROBUST, SOFT, REWARD, 0.3),
+        Descent(Schedule(1000, 150, 2e-3, 3e-5, 0.99), 0.998, STEADY, CAREFUL, CAREFUL, 1.0),
     )
 
 
@@ -128,7 +132,7 @@ class FoundationConfig:
     """Which share the flights; one for each core is fastest."""
     pool: int = 16384
     """Different quadrotors to draw from."""
-    fleets: tuple[Fleet, ...] = (Fleet(0.6, CURVED), Fleet(0.33, SLUGGISH), Fleet(0.07, WIDE))
+    fleets: tuple[Fleet, ...] = (Fleet(0.6, CURVED), Fleet(0.3, SLUGGISH), Fleet(0.1, WIDE))
     """What the pool is made of."""
     teacher: Descent = field(default_factory=lambda: Descent(
         Schedule(500, 64, 6e-3, 1e-4, 0.99), 0.995, CALM, SHAPED, TEACHER, 0.5
