@@ -88,6 +88,20 @@ def test_an_airframe_of_your_own_flies(capsys):
 
 
 @needs_raptor
+def test_the_policy_of_the_zoo_outlives_and_outflies_its_peer():
+    options = Options(
+        ("zoo:raptor", "zoo:quadrotor"), quadrotors=64, episodes=2, seeds=(0,),
+        cases=("nominal", "delay10"),
+    )  # fmt: skip
+    evaluation = evaluate.run(options)
+    for case in options.cases:
+        peer, ours = (row.total for row in evaluation.of(case))
+        assert ours.total_reward.mean() > peer.total_reward.mean()
+        assert ours.survived.mean() > peer.survived.mean()
+        assert np.median(ours.final_distance) < np.median(peer.final_distance)
+
+
+@needs_raptor
 def test_a_lost_majority_is_null_in_json_not_a_number_that_it_is_not():
     options = Options(("zoo:raptor",), quadrotors=6, episodes=2, cases=("delay20",), seeds=(0,))
     evaluation = evaluate.run(options)
