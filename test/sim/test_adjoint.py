@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from robot_policies.models.foundation import FoundationPolicy
-from sim.quadrotor import adjoint, networks
 from sim.quadrotor import airframes as frames
+from sim.quadrotor import networks
 from sim.quadrotor.adjoint import Layout, Reversible
 from sim.quadrotor.dynamics import Parts
 from sim.quadrotor.environment import Flights, Mixture
@@ -20,10 +20,7 @@ COUNT, STEPS, KEEP = 12, 6, 0.9
 TERMS = CostWeights(1, 0.1, 1, 0.1, 0.1, 0.1, 3).tensor()
 
 
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch):
-    """Compilation takes a minute and changes nothing but speed."""
-    monkeypatch.setattr(adjoint, "lower", lambda function, examples: function)
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def student():

@@ -37,13 +37,7 @@ SMALL = FoundationConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch):
-    """Compilation takes a minute and changes nothing but speed."""
-    monkeypatch.setattr("sim.quadrotor.adjoint.lower", lambda function, examples: function)
-    torch.compiler.set_stance("force_eager")
-    yield
-    torch.compiler.set_stance("default")
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def train(config, path, resume=False):

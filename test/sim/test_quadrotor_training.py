@@ -33,13 +33,7 @@ CALM = Mixture()
 SHORT = Schedule(6, 5, 1e-2, 1e-3, 0.9)
 
 
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch):
-    """Compilation takes a minute and changes nothing but speed."""
-    monkeypatch.setattr("sim.quadrotor.adjoint.lower", lambda function, examples: function)
-    torch.compiler.set_stance("force_eager")
-    yield
-    torch.compiler.set_stance("default")
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def make_flights(mixture=CALM, seed=0, **options):
@@ -164,14 +158,14 @@ class Diary(Silent):
 def test_learning_through_the_dynamics_lowers_the_cost():
     """Of the first tenth of a second of the same flights, over and over."""
     stage = Descent(
-        Schedule(21, 10, 1e-2, 1e-3, 0.5), 0.99, CALM, CostWeights(), CostWeights(), 1.0
+        Schedule(61, 10, 1e-2, 1e-3, 0.5), 0.99, CALM, CostWeights(), CostWeights(), 1.0
     )
     flights, diary = make_flights(), Diary()
     start = flights.state_dict()
     flights.renew = lambda *_: flights.load_state_dict(start)
     weights = networks.make_teachers(1, networks.CONDITIONED_SIZE, seed=0)
     descend_through_dynamics("teacher", stage, teacher_act, weights, flights, diary, stacked=True)
-    first, _, last = diary.losses
+    first, *_, last = diary.losses
     assert last < 0.95 * first
 
 
