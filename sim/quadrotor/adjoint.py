@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree
 
-from sim.quadrotor.dynamics import Parts
 from sim.quadrotor.environment import Flight, World
 from sim.quadrotor.networks import Weights
 
@@ -27,6 +26,7 @@ Step = Callable[[Weights, Flight, World, Tensor, Tensor], tuple[Flight, Tensor, 
 
 # The pattern matcher would join every product with its bias: addmm copies the bias first.
 _OPTIONS = {"pattern_matcher": False, "cpp.enable_floating_point_contract_flag": "fast"}
+_TINY = 1e-30
 
 
 def lower(
@@ -75,18 +75,19 @@ class Reversible:
 
     def fly(
         self, weights: Weights, start: Flight, world: World, noises: Sequence[Tensor],
-        terms: Tensor, keep: float,
+        terms: Tensor, bound: float,
     ) -> tuple[Flight, Tensor, Tensor, Tensor]:  # fmt: skip
         """One step for each of `noises` [15, N] from `start`.
 
-        keep: of the gradient through the state, per step. Through a hundred steps of an unstable
-        system it would explode.
+        bound: longest gradient of a flight's cost with respect to what a step began from. Through
+        a hundred steps of an unstable system some explode, and a few would drown all others; a
+        longer one is scaled back to it, in every step, which leaves the others as they are.
 
         Returns the last flight, and cost [N], reward [N] until an end, and alive [N] bool. The
         cost has a gradient with respect to `weights` and to `start`.
         """
         # A tensor, so that stages that differ in it share what is compiled.
-        fixed = (self._world.pack(world), noises, terms, torch.tensor(keep))
+        fixed = (self._world.pack(world), noises, terms, torch.tensor(bound))
         paid, flight, tally = _Horizon.apply(self, fixed, self._flight.pack(start), *weights)
         return self._flight.unpack(flight), paid, tally[1], tally[2] > 0
 
@@ -106,10 +107,10 @@ class Reversible:
         self, fixed: Any, flights: list[Tensor], weights: Weights, price: Tensor
     ) -> list[Tensor]:
         """Gradients with respect to the start [rows, N] and the weights, of price [N] * cost."""
-        world, noises, terms, keep = fixed
+        world, noises, terms, bound = fixed
         gradients = [torch.zeros_like(x) for x in (flights[-1], *weights)]
         for flight, noise in zip(reversed(flights[:-1]), reversed(noises), strict=True):
-            arguments = (*gradients, *weights, world, flight, noise, terms, price, keep)
+            arguments = (*gradients, *weights, world, flight, noise, terms, price, bound)
             self._backwards = self._backwards or lower(self._backward, arguments)
             gradients = list(self._backwards(*arguments))
         return gradients
@@ -126,7 +127,7 @@ class Reversible:
 
     def _backward(self, *tensors: Tensor) -> list[Tensor]:
         """From the gradients behind a step to those before it."""
-        adjoint, *both, world, flight, noise, terms, price, keep = tensors
+        adjoint, *both, world, flight, noise, terms, price, bound = tensors
         count = len(both) // 2
         inputs = [x.detach().requires_grad_() for x in both[count:]]
         before = _pytree.tree_map(
@@ -137,16 +138,16 @@ class Reversible:
             flying = replace(before, reference=before.reference.detach())
             place = self._world.unpack(world)
             after, paid, _, _ = self._step(tuple(inputs), flying, place, noise, terms)
-        seeds = self._flight.unpack(adjoint)
-        seeds = replace(seeds, state=Parts(*(keep * x for x in seeds.state)))
-        reached = zip((paid, *_pytree.tree_leaves(after)), (price, *_pytree.tree_leaves(seeds)),
-                      strict=True)  # fmt: skip
+        seeds = _pytree.tree_leaves(self._flight.unpack(adjoint))
+        reached = zip((paid, *_pytree.tree_leaves(after)), (price, *seeds), strict=True)
         outputs, seeded = zip(*((x, seed) for x, seed in reached if x.requires_grad), strict=True)
         gradients = torch.autograd.grad(
             outputs, [*inputs, *_pytree.tree_leaves(before)], seeded, materialize_grads=True
         )
         totals = [x + y for x, y in zip(both[:count], gradients[:count], strict=True)]
-        return [self._flight.pack(gradients[count:]), *totals]
+        earlier = self._flight.pack(gradients[count:])
+        length = torch.linalg.vector_norm(earlier, dim=0)
+        return [earlier * (bound * price.abs() / (length + _TINY)).clamp(max=1), *totals]
 
 
 class _Horizon(torch.autograd.Function):

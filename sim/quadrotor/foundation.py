@@ -74,7 +74,7 @@ SHAPED = CostWeights(1, 0.1, 0.5, 0.05, 0.02, 0.1, 20)
 TEACHER = CostWeights(1, 0.1, 1, 0.01, 0.005, 0.02, 20)
 SOFT = CostWeights(1, 0.1, 0.7, 0.02, 0.01, 0.02, 4)
 REWARD = CostWeights(1, 0.1, 1, 0, 0, 0, 4)
-CAREFUL = CostWeights(1, 0.1, 1, 0, 0, 0, 20, 0.1)
+CAREFUL = CostWeights(1, 0.1, 1, 0, 0, 0, 20, 0.2)
 
 CURVED = Ranges(thrust_curve_shapes=0.3)
 """RAPTOR's, some with other thrust curves."""
@@ -113,8 +113,8 @@ class Imitation:
 
 def _tuning() -> tuple[Descent, ...]:
     return (
-        Descent(Schedule(1800, 100, 6e-3, 1e-4, 0.99), 0.998, ROBUST, SOFT, REWARD, 0.3),
-        Descent(Schedule(1000, 150, 2e-3, 3e-5, 0.99), 0.998, STEADY, CAREFUL, CAREFUL, 1.0),
+        Descent(Schedule(1000, 100, 6e-3, 1e-3, 0.99), 5e3, ROBUST, SOFT, REWARD, 0.3),
+        Descent(Schedule(1200, 150, 4e-3, 3e-5, 0.99), 5e3, STEADY, CAREFUL, CAREFUL, 1.0),
     )
 
 
@@ -135,7 +135,7 @@ class FoundationConfig:
     fleets: tuple[Fleet, ...] = (Fleet(0.6, CURVED), Fleet(0.3, SLUGGISH), Fleet(0.1, WIDE))
     """What the pool is made of."""
     teacher: Descent = field(default_factory=lambda: Descent(
-        Schedule(500, 64, 6e-3, 1e-4, 0.99), 0.995, CALM, SHAPED, TEACHER, 0.5
+        Schedule(500, 64, 6e-3, 1e-4, 0.99), 5e3, CALM, SHAPED, TEACHER, 0.5
     ))  # fmt: skip
     distillation: Imitation = field(default_factory=lambda: Imitation(
         Schedule(500, 64, 2e-2, 1e-4, 0.99), CALM, 0.4

@@ -36,8 +36,9 @@ class Descent:
     """A stage that learns through the dynamics."""
 
     schedule: Schedule
-    keep: float
-    """Of the gradient through the state, per step."""
+    bound: float
+    """Longest gradient of a flight's cost with respect to its state: smaller, and accuracy comes
+    first; larger, and so do the flights that are nearly lost."""
     mixture: Mixture
     start: CostWeights
     end: CostWeights
@@ -136,7 +137,7 @@ def descend_through_dynamics(
         noises = [flights.noise() for _ in range(stage.schedule.horizon)]
         start = _start(act, weights, flights)
         flight, paid, earned, alive = course.fly(
-            weights, start, flights.world, noises, terms, stage.keep
+            weights, start, flights.world, noises, terms, stage.bound
         )
         steps = stage.schedule.horizon
         return loss_of(paid / steps), _conclude(flights, flight, earned, alive, steps)

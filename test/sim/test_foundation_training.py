@@ -24,7 +24,7 @@ from sim.quadrotor.teachers import TeacherJob, train_job, train_teachers
 from sim.runs import plain
 
 SHORT = Schedule(2, 4, 1e-3, 1e-4, 0.9)
-STAGE = Descent(SHORT, 0.99, Mixture(delay=0.5, noise=0.5), CostWeights(), CostWeights(), 1.0)
+STAGE = Descent(SHORT, 1e3, Mixture(delay=0.5, noise=0.5), CostWeights(), CostWeights(), 1.0)
 SMALL = FoundationConfig(
     seed=0,
     flights=8,

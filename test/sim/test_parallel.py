@@ -20,7 +20,7 @@ from sim.quadrotor.objective import CostWeights
 from sim.quadrotor.rollout import Descent
 
 SHORT = Schedule(2, 4, 1e-3, 1e-4, 0.9)
-STAGE = Descent(SHORT, 0.99, Mixture(), CostWeights(), CostWeights(), 1.0)
+STAGE = Descent(SHORT, 1e3, Mixture(), CostWeights(), CostWeights(), 1.0)
 CONFIG = FoundationConfig(
     0, 0, 16, 2, 8, (Fleet(1.0, Ranges()),), STAGE, Imitation(SHORT, Mixture(), 0.4), ()
 )

@@ -158,7 +158,7 @@ class Diary(Silent):
 def test_learning_through_the_dynamics_lowers_the_cost():
     """Of the first tenth of a second of the same flights, over and over."""
     stage = Descent(
-        Schedule(61, 10, 1e-2, 1e-3, 0.5), 0.99, CALM, CostWeights(), CostWeights(), 1.0
+        Schedule(61, 10, 1e-2, 1e-3, 0.5), 1e3, CALM, CostWeights(), CostWeights(), 1.0
     )
     flights, diary = make_flights(), Diary()
     start = flights.state_dict()
