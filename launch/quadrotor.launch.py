@@ -1,6 +1,6 @@
 """A quadrotor flown by a bundle: policy, guard, and on request the simulated robot and a recorder.
 
-ros2 launch robot_policies quadrotor.launch.py bundle:=zoo:raptor sim:=true record:=flights/first
+ros2 launch robot_policies quadrotor.launch.py bundle:=zoo:quadrotor sim:=true record:=flights/1
 """
 
 from launch.actions import DeclareLaunchArgument
@@ -25,7 +25,7 @@ def generate_launch_description() -> LaunchDescription:
     default_parameters = PathJoinSubstitution([share, "config", "quadrotor.yaml"])
     arguments = [
         DeclareLaunchArgument(
-            "bundle", default_value="zoo:raptor", description="bundle's directory, or zoo:NAME"
+            "bundle", default_value="zoo:quadrotor", description="bundle's directory, or zoo:NAME"
         ),
         DeclareLaunchArgument(
             "params_file",

@@ -44,10 +44,10 @@ console = Console(stderr=True)
 class DemoConfig:
     """Fly a bundle in simulation through the real nodes.
 
-    Example: python -m sim.demo --bundle zoo:raptor --output flight/first
+    Example: python -m sim.demo --bundle zoo:quadrotor --output flight/first
     """
 
-    bundle: str = "zoo:raptor"
+    bundle: str = "zoo:quadrotor"
     """A bundle's directory, or zoo:NAME."""
     params_file: Path = Path(__file__).parents[1] / "config" / "quadrotor.yaml"
     """Parameters of the nodes."""

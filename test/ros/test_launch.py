@@ -56,7 +56,7 @@ def test_the_ament_index_finds_the_package(installed):
 def test_arguments_and_their_defaults(installed):
     nodes = launch_double.resolve(launch_file(installed), installed, {})
     assert sorted(nodes) == ["guard_node", "policy_node"], "the real robot is there already"
-    assert "bundle:=zoo:raptor" in nodes["policy_node"]
+    assert "bundle:=zoo:quadrotor" in nodes["policy_node"]
     assert "autostart:=false" in nodes["policy_node"]
     everything = {"sim": "true", "record": "log", "bundle": "zoo:other", "autostart": "true"}
     nodes = launch_double.resolve(launch_file(installed), installed, everything)
@@ -77,7 +77,7 @@ def test_the_declared_nodes_run_from_the_installed_package(installed, processes,
     given = {"sim": "true", "autostart": "true", "record": str(tmp_path / "log")}
     for name, command in launch_double.resolve(launch_file(installed), installed, given).items():
         processes.start(name, command, environment(installed))
-    processes.wait_for_log("policy_node", "raptor verified")
+    processes.wait_for_log("policy_node", "quadrotor verified")
     processes.wait_for_log("recorder_node", "recording to")
     processes.wait_for_log("policy_node", "HOLD no set-point")
     assert {name: processes.terminate(name) for name in NODES} == dict.fromkeys(NODES, 0)
