@@ -554,20 +554,24 @@ def _plain_bar(stage: str, total: int, start: int) -> Iterator[Bar]:
 
 class _PlainBar:
     def __init__(self, stage: str, total: int, start: int) -> None:
-        self.stage, self.total, self.start, self.step = stage, total, start, start
+        self.stage, self.total, self.step = stage, total, start
         self.metrics: Metrics = {}
         self.began = self.shown = time.monotonic()
+        self.paced: tuple[int, float] | None = None
 
     def update(self, step: int, metrics: Metrics | None = None) -> None:
         self.step = step
+        # The first step may compile for a minute: the pace is that of the others.
+        self.paced = self.paced or (step, time.monotonic())
         self.metrics = self.metrics if metrics is None else metrics
         if time.monotonic() - self.shown >= _PLAIN_PROGRESS_SECONDS:
             self.show()
 
     def show(self) -> None:
         self.shown = time.monotonic()
-        elapsed = self.shown - self.began
-        done = self.step - self.start
-        left = f"{elapsed / done * (self.total - self.step):.0f} s left" if done else "not begun"
-        line = f"{self.stage} {self.step}/{self.total}  {elapsed:.0f} s, {left}"
+        line = f"{self.stage} {self.step}/{self.total}  {self.shown - self.began:.0f} s"
+        first, since = self.paced or (self.step, self.shown)
+        if self.step > first:
+            pace = (self.shown - since) / (self.step - first)
+            line += f", {pace * (self.total - self.step):.0f} s left"
         print(f"{line}  {_format(self.metrics)}".rstrip(), file=sys.stderr, flush=True)

@@ -140,8 +140,8 @@ def descend(
             figures = {"return": seen.reward, "survival": seen.survival, "error": seen.error}
             bar.update(iteration + 1, figures)
             if iteration % LOG_EVERY == 0:
-                losses = {"loss": float(loss.detach()), "refused": state.refused}
-                journal.log(stage, iteration, figures | losses)
+                figures |= {"loss": float(loss.detach()), "gradient": state.gradient}
+                journal.log(stage, iteration, figures | {"refused": state.refused})
             if time.monotonic() - saved > CHECKPOINT_S:
                 journal.save(stage, iteration + 1, state.payload(flights))
                 saved = time.monotonic()
@@ -157,6 +157,8 @@ class _State:
         self.weights = trainable(weights)
         self.average = tuple(w.detach().clone() for w in weights)
         self.refused = 0
+        self.gradient = 0.0
+        """Norm of the last gradient before it was limited; of several networks the median."""
         self._in_a_row = 0
         self._optimiser = Soap(self.weights)
 
@@ -183,6 +185,7 @@ class _State:
         gradients = [w.grad for w in self.weights if w.grad is not None]
         networks = [g.flatten(1) if self._stacked else g.reshape(1, -1) for g in gradients]
         norm = torch.cat(networks, dim=1).norm(dim=1)
+        self.gradient = float(norm.median())
         sound = torch.isfinite(norm)
         scale = (GRADIENT_NORM / (norm + 1e-6)).clamp(max=1)
         for gradient in gradients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +65,13 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_another_configuration(tmp
         train(SMALL, tmp_path / "run")
     with pytest.raises(ValueError, match=r"flights: expected 8, found 16"):
         train(replace(SMALL, tuning=(), flights=16), tmp_path / "run", resume=True)
+
+
+def test_the_shipped_configuration_for_distillation_alone_has_no_tuning():
+    file = Path(__file__).parents[2] / "config" / "quadrotor_distillation.yaml"
+    config = configure(3, file, None, independent_teachers=None)
+    assert (config.seed, config.tuning) == (3, ())
+    assert config.fleets == (Fleet(1.0, Ranges()),)
 
 
 def test_independent_teachers_are_trained_and_distilled(tmp_path, monkeypatch):
