@@ -6,6 +6,7 @@ looked at while the recipe was chosen; that was done on sets 900 to 903. Interva
 over quadrotors, 2000 resamples.
 
     python benchmarks/quadrotor_foundation.py zoo:quadrotor runs/1/bundle runs/2/bundle \
+        --distilled runs/d0/bundle \     # made with config/quadrotor_distillation.yaml
         --l2f-python /path/to/python      # the first two tables in the authors' simulator, too
 
 Exit code 0 when all goals hold, 1 when one is missed.
@@ -21,8 +22,10 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+import yaml
 
 from robot_policies import ContractError
+from robot_policies.bundle import resolve
 from sim.evaluate import Evaluation, Options, run, table, text_table
 from sim.quadrotor.evaluation import Estimate
 
@@ -39,6 +42,9 @@ GOALS: dict[str, dict[str, float]] = {
     "any-attitude": {SURVIVAL: 0.80},
 }
 """Case -> figure -> what every bundle must reach on every set."""
+DISTILLED: dict[str, float] = {RETURN: 619, SURVIVAL: 0.958}
+"""Of students that were distilled only, on all sets: what RAPTOR's own training reached."""
+TRAINING_MINUTES = 30.0
 COLUMNS = (RETURN, SURVIVAL, DISTANCE, NEAR)
 """What must also be better than the peer's, set by set."""
 
@@ -50,6 +56,8 @@ class Arguments:
     bundles: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Of this project, one for each training seed; paths or zoo:NAME."""
     peer: str = "zoo:raptor"
+    distilled: tuple[str, ...] = ()
+    """Bundles of distillation alone, which have goals of their own."""
     quadrotors: int = 128
     episodes: int = 8
     """Flights of each quadrotor."""
@@ -70,7 +78,10 @@ def main(arguments: Arguments) -> int:
         f"{both.quadrotors} quadrotors x {both.episodes} episodes for each of the sets "
         f"{list(both.seeds)}; 500 steps of 10 ms, starts within +-0.5 m"
     )
-    held = [*_sampled(replace(both, cases=tuple(GOALS)))]
+    held = [_trained_in_time(bundle) for bundle in arguments.bundles]
+    held += _sampled(replace(both, cases=tuple(GOALS)))
+    if arguments.distilled:
+        held += _distilled(replace(both, bundles=(arguments.peer, *arguments.distilled)))
     if arguments.l2f_python is not None:
         l2f = replace(
             both, cases=("nominal", "calm"), simulator="l2f", l2f_python=arguments.l2f_python
@@ -82,6 +93,25 @@ def main(arguments: Arguments) -> int:
         held += _tracked(replace(both, trajectory=trajectory))
     print(f"\n{sum(held)} of {len(held)} goals held")
     return 0 if all(held) else 1
+
+
+def _trained_in_time(bundle: str) -> bool:
+    """All stages together, compilation included, as the bundle itself says."""
+    training = yaml.safe_load((resolve(bundle) / "training.yaml").read_text(encoding="utf-8"))
+    minutes = sum(stage["wall"] for stage in training["seconds"].values()) / 60
+    print(f"{bundle}: trained in {minutes:.1f} min, `{training['command']}`")
+    return minutes <= TRAINING_MINUTES
+
+
+def _distilled(options: Options) -> Iterator[bool]:
+    """Students without tuning: all sets together, as RAPTOR's training log counts."""
+    print("\n# Distillation alone")
+    evaluation = run(options)
+    _print(evaluation, "nominal")
+    for bundle, name, figures in evaluation.lines["nominal"]:
+        if bundle != options.bundles[0] and name == "all":
+            for figure, goal in DISTILLED.items():
+                yield _judge(f"{bundle}: {figure}", figures[figure], goal, figure)
 
 
 def _sampled(options: Options) -> Iterator[bool]:
