@@ -26,7 +26,7 @@ from sim.evaluate import load
 from sim.quadrotor import airframes as frames
 from sim.quadrotor import scenario
 from sim.quadrotor.disturbances import Disturbances
-from sim.quadrotor.dynamics import PROTOCOL_DT, State
+from sim.quadrotor.dynamics import PROTOCOL_DT, State, hover_state
 from sim.quadrotor.evaluation import EPISODE_STEPS, evaluate
 from sim.quadrotor.scenario import Scenario
 
@@ -135,10 +135,6 @@ def _hover(policy: Watched, count: int, seed: int) -> tuple[np.ndarray, np.ndarr
 def _payload(policy: Watched, arguments: Arguments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hidden states [T, 16], height [T] (m) and mean rotor speed [T], with the payload."""
     fleet = frames.standard(arguments.airframe)
-    start = scenario.on_airframes(fleet, 1, 0, with_force=False, position_range=0.0)
-    level = torch.zeros_like(start.state.data)
-    level[6] = 1.0  # the quaternion's w
-    level[13:] = (fleet.hover_action + 1) / 2
     heights: list[float] = []
     speeds: list[float] = []
 
@@ -148,7 +144,7 @@ def _payload(policy: Watched, arguments: Arguments) -> tuple[np.ndarray, np.ndar
 
     evaluate(
         policy,
-        Scenario(fleet, State(level), start.force, episodes=1),
+        Scenario(fleet, hover_state(fleet), torch.zeros(3, 1), episodes=1),
         disturbances=Disturbances(payload_factor=1 + arguments.payload, payload_step=PAYLOAD_STEP),
         watch=watch,
     )

@@ -27,7 +27,8 @@ from sim.quadrotor.foundation import FoundationConfig, distil, make_pool, teach_
 from sim.quadrotor.networks import Weights
 from sim.quadrotor.soap import BETAS, Soap
 
-NO_BOUND = 1e30
+NO_BOUND = 1e18
+"""Where squares still fit."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def main(options: Options) -> None:
     for seed in options.seeds:
         config = _config(seed, options)
         student = distil(config, teach_one(config, make_pool(config), Silent()), Silent())
+        _learn(config, student, WAYS["SOAP"], 0.0, replace(options, iterations=1))  # compiles
         for name, way in WAYS.items():
             for rate in way.rates:
                 figures = _learn(config, student, way, rate, options)
@@ -119,6 +121,8 @@ def _learn(
     began = time.monotonic()
     try:
         tune(1, config, stage, make_pool(config), student, journal)
+    except FloatingPointError:  # the gradient was not finite for long
+        return np.full(5, np.nan)
     finally:
         descent.Soap = kept
     seconds = time.monotonic() - began

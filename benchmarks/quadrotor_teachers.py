@@ -1,8 +1,9 @@
 """How many teachers? And soft actor-critic against gradients through the dynamics.
 
 `number` distils students from 1, 4, ... 1000 independent teachers (RAPTOR's method), all with the
-same number of simulated steps for the teachers together and for the student, and from one teacher
-that is told what it flies; the students fly quadrotors that nobody trained for, in one plot.
+same budget of simulated steps for the teachers together and for the student (to what divides by
+the number of teachers), and from one teacher that is told what it flies; the students fly
+quadrotors that nobody trained for, in one plot. Teachers below a return of 300 are dropped.
 
 `algorithms` trains teachers of the same few quadrotors twice: by soft actor-critic, the paper's
 algorithm with the paper's values, and through the dynamics; both fly the same starts and forces.
@@ -15,6 +16,7 @@ Either goes on after a kill where it is called again. Intervals: 95 %, bootstrap
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +30,6 @@ from sim.evaluate import COLUMNS, Evaluation, cells, run, text_table
 from sim.evaluate import Options as Flown
 from sim.executors import run_jobs
 from sim.quadrotor import airframes as frames
-from sim.quadrotor import soft_actor_critic as sac
 from sim.quadrotor.airframes import Ranges
 from sim.quadrotor.environment import Flights, Mixture
 from sim.quadrotor.evaluation import Estimate
@@ -50,7 +51,7 @@ class Number:
     output: Path
     """A folder with a run for each count, and the plot."""
     counts: tuple[int, ...] = COUNTS
-    iterations: int = 600
+    iterations: int = 400
     """Of the teachers; half as many again for the student."""
     seed: int = 0
     workers: int = 2
@@ -87,21 +88,21 @@ def main(options: Number | Algorithms) -> None:
 
 
 def _number(options: Number) -> None:
-    for count in (0, *options.counts):
-        _student_of(count, options)
-    bundles = tuple(str(_folder(count, options) / "bundle") for count in (0, *options.counts))
+    counts = tuple(count for count in options.counts if _student_of(count, options))
+    _student_of(0, options)
+    bundles = tuple(str(_folder(count, options) / "bundle") for count in (0, *counts))
     evaluation = run(Flown(bundles, seeds=REPORTED))
-    names = dict(zip(bundles, (TOLD, *map(str, options.counts)), strict=True))
+    names = dict(zip(bundles, (TOLD, *map(str, counts)), strict=True))
     rows = [
-        [names[bundle], _steps(options), *cells(figures)]
+        [names[bundle], _kept(Path(bundle).parent), *cells(figures)]
         for bundle, name, figures in evaluation.lines["nominal"]
         if name == "all"
     ]
     print(f"nominal, 128 quadrotors x 8 episodes of sets {REPORTED}, training seed {options.seed}")
-    print(
-        text_table(["teachers", "steps", *(heading for heading, _, _ in COLUMNS.values())], rows)
-    )
-    _plot(evaluation, options)
+    print(f"simulated steps for teachers + student: {_steps(options)}")
+    headings = ["teachers", "kept", *(heading for heading, _, _ in COLUMNS.values())]
+    print(text_table(headings, rows))
+    _plot(evaluation, counts, options)
     print(f"plot: {options.output / 'teachers.png'}")
 
 
@@ -124,12 +125,25 @@ def _config(count: int, options: Number) -> FoundationConfig:
     )
 
 
-def _student_of(count: int, options: Number) -> None:
+def _student_of(count: int, options: Number) -> bool:
+    """Train it, or find it; False where no teacher is good enough to learn from."""
     path = _folder(count, options)
-    train_bundle(
-        _config(count, options), path, resume=path.exists(), executor="local",
-        workers=options.workers, threads=1, command="benchmarks/quadrotor_teachers.py number",
-    )  # fmt: skip
+    try:
+        train_bundle(
+            _config(count, options), path, resume=path.exists(), executor="local",
+            workers=options.workers, threads=1, command="benchmarks/quadrotor_teachers.py number",
+        )  # fmt: skip
+    except ValueError as error:
+        print(f"{count} teachers: no student: {error}")
+        return False
+    return True
+
+
+def _kept(path: Path) -> str:
+    """How many teachers a run had."""
+    lines = map(json.loads, (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    counts = [line["metrics"]["kept"] for line in lines if line["stage"] == "teachers"]
+    return f"{counts[-1]:.0f}" if counts else "1"
 
 
 def _steps(options: Number) -> str:
@@ -141,14 +155,14 @@ def _steps(options: Number) -> str:
     )
 
 
-def _plot(evaluation: Evaluation, options: Number) -> None:
+def _plot(evaluation: Evaluation, counts: tuple[int, ...], options: Number) -> None:
     from matplotlib import pyplot
 
     figures = [f for _, name, f in evaluation.lines["nominal"] if name == "all"]
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for axis, name in zip(axes, ("return", "survival", "median final distance"), strict=True):
         told, *many = (f[name] for f in figures)
-        _draw(axis, options.counts, many, told)
+        _draw(axis, counts, many, told)
         axis.set(xscale="log", xlabel="independent teachers", title=name)
     axes[2].set(yscale="log", ylabel="m")
     axes[0].legend()
@@ -196,6 +210,8 @@ def _algorithms(options: Algorithms) -> None:
 
 def _soft_actor_critic(options: Algorithms) -> tuple[Weights, int, float]:
     """Stacked weights; steps and mean CPU-seconds of each."""
+    from sim.quadrotor import soft_actor_critic as sac  # needs stable-baselines3
+
     config = sac.SoftActorCriticConfig(seed=options.seed, steps=options.steps)
     jobs = [sac.job_of(options.seed, index, config) for index in range(options.quadrotors)]
     seconds = []
@@ -216,7 +232,7 @@ def _soft_actor_critic(options: Algorithms) -> tuple[Weights, int, float]:
 
 
 def _through_dynamics(options: Algorithms) -> tuple[Weights, int, float]:
-    """The same; all at once, compilation included."""
+    """The same; all at once, with what this process compiles."""
     stage = FoundationConfig(seed=0).teacher
     schedule = replace(stage.schedule, iterations=options.iterations)
     job = TeacherJob(

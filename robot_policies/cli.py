@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 PASS, GATE_FAILED, BAD_INPUT, REFUSED, INTERNAL = 0, 1, 2, 3, 70
 INTERRUPTED, NOBODY_READS = 130, 141
-EXTRAS = {"cryptography": "sign", "mcap": "logs", "mcap_ros2": "logs", "matplotlib": "logs"}
+EXTRAS = {
+    "cryptography": "sign", "mcap": "logs", "mcap_ros2": "logs", "matplotlib": "logs",
+    "ray": "ray", "gymnasium": "sac", "stable_baselines3": "sac", "l2f": "l2f",
+}  # fmt: skip
 """Which extra brings a package, where it is not the one that trains and exports."""
 DEBUG = "ROBOT_POLICIES_DEBUG"
 
@@ -229,8 +232,8 @@ class Train:
 
     Example: robot-policies train quadrotor/foundation --output runs/first --seed 0
 
-    Killed, it goes on with --resume. The folder holds the configuration, metrics.jsonl,
-    TensorBoard's events, checkpoints, and at the end the bundle.
+    It needs a C++ compiler. Killed, it goes on with --resume. The folder holds the configuration,
+    metrics.jsonl, TensorBoard's events, checkpoints, and at the end the bundle.
     """
 
     task: Positional[Literal["quadrotor/foundation"]]
@@ -258,6 +261,7 @@ class Train:
 
     def run(self) -> Outcome:
         """Train; the bundle is written last."""
+        _require_compiler()
         from sim.quadrotor.foundation import configure, train_bundle
 
         given = [path for path in (self.config, self.ranges) if path is not None]
@@ -265,6 +269,11 @@ class Train:
         config = configure(
             self.seed, self.config, self.ranges, independent_teachers=self.independent_teachers
         )
+        if self.executor == "ray" and config.independent_teachers == 0:
+            raise UsageError(
+                "--executor ray: expected --independent-teachers N, found none; the one teacher "
+                "of all is trained by this process"
+            )
         command = shlex.join(["robot-policies", *sys.argv[1:]])
         return _written(
             train_bundle(
@@ -300,7 +309,7 @@ class Evaluate:
     airframes: str = "sampled"
     """sampled; standard: six known models; or a YAML file with your own, as
     config/airframe_example.yaml explains. Known ones fly without limits on position and
-    velocity."""
+    velocity, and without a constant force: for them nominal is calm."""
     trajectory: Literal["hold", "langevin", "figure-eight", "waypoints"] = "hold"
     """Where to be; errors, rewards and limits count from there."""
     simulator: Literal["torch", "l2f"] = "torch"
@@ -343,7 +352,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look at this machine: versions, ROS, threads, clock, real-time rights, name clashes.
+    """Look at this machine: versions, compiler, threads, clock, real-time rights, clashes, ROS.
 
     Example: robot-policies doctor --json
     """
@@ -417,10 +426,13 @@ def _failure(error: BaseException) -> Outcome:
     if isinstance(error, KeyboardInterrupt):
         return _error(INTERRUPTED, "interrupted")
     if isinstance(error, ModuleNotFoundError):
-        extra = EXTRAS.get((error.name or "").split(".")[0], "train")
+        if error.name is None:
+            return _error(BAD_INPUT, str(error))
+        extra = EXTRAS.get(error.name.split(".")[0], "train")
         mend = f"pip install '.[{extra}]' in the checkout"
         return _error(BAD_INPUT, f"the package {error.name} is not installed; {mend}")
-    if isinstance(error, OSError | ValueError):
+    # FloatingPointError: a training run that diverged.
+    if isinstance(error, OSError | ValueError | FloatingPointError):
         return _error(BAD_INPUT, str(error))
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     ask = f"report it with `robot-policies doctor --json` and what {DEBUG}=1 prints"
@@ -468,6 +480,13 @@ def _require_files(kind: str, paths: Iterable[Path]) -> None:
         if not path.is_file():
             found = "a directory" if path.is_dir() else "nothing"
             raise UsageError(f"{path}: expected {kind}, found {found}; correct the path")
+
+
+def _require_compiler() -> None:
+    from robot_policies.doctor import COMPILER_MEND, find_compiler
+
+    if find_compiler() is None:
+        raise UsageError(f"train: expected a C++ compiler, found none; {COMPILER_MEND}")
 
 
 def _require_bundle(name: str) -> None:

@@ -30,6 +30,7 @@ OPTIONAL = {
     "mcap": "needed to record flights and to report on them",
     "cryptography": "needed to make signatures, and on a robot that demands one",
 }
+COMPILER_MEND = "apt install g++, or name another compiler in CXX"
 PACKAGES = ("robot_policies", "sim", "deploy")
 BOOTSTRAP = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
@@ -50,6 +51,7 @@ def examine(environment: Mapping[str, str] = os.environ) -> list[Finding]:
     """All findings, in the order in which a person would look."""
     return [
         *_versions(),
+        _compiler(environment),
         *_threads(environment),
         *_clock(),
         *_real_time(),
@@ -74,6 +76,17 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def find_compiler(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The C++ compiler that torch takes to compile training: CXX, or g++; None without it."""
+    return shutil.which(environment.get("CXX", "g++"))
+
+
+def _compiler(environment: Mapping[str, str]) -> Finding:
+    path = find_compiler(environment)
+    found = path or "not found (only `robot-policies train` needs one)"
+    return Finding("C++ compiler", "ok" if path else "warn", found, "" if path else COMPILER_MEND)
 
 
 def _threads(environment: Mapping[str, str]) -> Iterator[Finding]:

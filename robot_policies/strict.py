@@ -45,6 +45,17 @@ class InputError(ContractError):
     """
 
 
+def require(where: str, *checks: tuple[bool, str, str, object]) -> None:
+    """Raise InputError with every check (held, key, what was expected, found) that failed."""
+    failed = [
+        Violation(f"{where}.{key}", expected, _show(found), "correct the value")
+        for held, key, expected, found in checks
+        if not held
+    ]
+    if failed:
+        raise InputError(failed)
+
+
 def parse_json(text: str | bytes, where: str) -> object:
     """Parse strict JSON: bounded size, no NaN or Infinity, no duplicate keys (ContractError)."""
     mend = "restore the file from where the bundle was exported"

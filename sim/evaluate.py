@@ -1,7 +1,8 @@
 """Fly bundles side by side in the RAPTOR protocol: `robot-policies evaluate`.
 
 All bundles fly the same quadrotors, starts, references and disturbances, so that differences are
-paired; every figure has a 95 % interval from a bootstrap over quadrotors.
+paired; every figure has a 95 % interval from a bootstrap over quadrotors, or over the flights of
+one airframe alone.
 """
 
 from __future__ import annotations
@@ -89,8 +90,30 @@ class Options:
                 f"quadrotors: expected none for airframes {self.airframes}, which are "
                 f"{len(self.known)}; found {self.quadrotors}"
             )
+        self._require_samples()
+        self._require_carried()
         if self.simulator == "l2f":
             self._require_l2f()
+
+    def _require_samples(self) -> None:
+        """An interval from one sample would have no width."""
+        name, found = "quadrotors", self.count
+        if self.known:  # which have a row each, of their own flights
+            name, found = "episodes x seeds", self.episodes * len(self.seeds)
+        if found < 2:
+            raise ValueError(f"{name}: expected at least 2, for an interval; found {found}")
+
+    def _require_carried(self) -> None:
+        """Refuse a payload that comes after everything else was flown."""
+        for name, airframe in self.known.items():
+            for case in self.cases:
+                factor = CASES[case].disturbances.payload_factor
+                if (left := float(airframe.thrust_to_weight) / factor) < 1:
+                    raise ValueError(
+                        f"cases: expected payloads that {name} can carry, found {case}, "
+                        f"{factor:g} times the mass, which leaves a thrust over weight of "
+                        f"{left:.3g}; leave the case out"
+                    )
 
     def _require_l2f(self) -> None:
         if self.trajectory != "hold":
@@ -399,7 +422,10 @@ def _row(
 ) -> Row:
     results, traces = zip(*flights, strict=True)
     total = pool(results, same_quadrotors=bool(options.known))
-    return Row(bundle, case, _sets(results, total, options), total, traces[0])
+    sets = _sets(results, total, options)
+    if len(options.known) == 1:
+        (total,) = sets.values()
+    return Row(bundle, case, sets, total, traces[0])
 
 
 def _sets(results: Sequence[Result], total: Result, options: Options) -> dict[str, Result]:

@@ -118,7 +118,7 @@ def _page(evaluation: Evaluation, images: dict[str, bytes]) -> str:
         f"<p>{options.count} quadrotors ({options.airframes}) x {options.episodes} episodes for "
         f"each of the seeds {', '.join(map(str, options.seeds))}, 500 steps of 10 ms, trajectory "
         f"{options.trajectory}, simulator {options.simulator}. Brackets: 95 % intervals, "
-        "bootstrap over quadrotors.</p>",
+        "bootstrap over quadrotors, or over the flights of one airframe alone.</p>",
     ]
     for case in options.cases:
         parts.append(f"<h2>{escape(case)}</h2><p>{escape(CASES[case].description)}</p>")

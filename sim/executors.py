@@ -375,7 +375,8 @@ class _RayCrew:
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
                 'executor "ray": expected the package ray, found none; install '
-                'robot_policies[ray], or take executor "local"'
+                'robot_policies[ray], or take executor "local"',
+                name="ray",
             ) from None
         self._ray, self._workers = ray, workers
         self._ours = not ray.is_initialized()

@@ -10,6 +10,8 @@ computer this is faster than threads: a step of a thousand flights is too short 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ def rank() -> int:
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace `tensors` by their mean over all processes.
 
-    Raises RuntimeError where another process has died.
+    Raises ConnectionError where another process has ended.
     """
     if not dist.is_initialized():
         return
@@ -49,7 +51,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def share(value: T) -> T:
-    """The first process's `value`, in all of them. Raises RuntimeError as `average` does."""
+    """The first process's `value`, in all of them. Raises ConnectionError as `average` does."""
     if not dist.is_initialized():
         return value
     box: list[Any] = [value]
@@ -93,8 +95,12 @@ def together(count: int, follow: Callable[..., None], *arguments: Any) -> Iterat
 def _follow(
     index: int, count: int, meeting: Path, follow: Callable[..., None], arguments: Sequence[Any]
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process answers it, and ends us
     _join(index, count, meeting)
-    follow(*arguments)
+    try:
+        follow(*arguments)
+    except (ConnectionError, FloatingPointError):  # which the first process meets and reports
+        sys.exit(1)
     dist.destroy_process_group()
 
 
@@ -110,7 +116,7 @@ def _alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RuntimeError(
+        raise ConnectionError(
             f"expected all training processes alive, found one ended ({error}); go on from the "
             "last checkpoint by --resume"
         ) from None

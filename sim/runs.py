@@ -34,7 +34,6 @@ import re
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -81,13 +80,10 @@ class Run:
     """An open run folder; made by `create` or `resume`, used in a `with` statement."""
 
     path: Path
-    non_finite: Counter[str]
-    """How many values of "stage/name" were not finite when logged."""
 
     def __init__(self, path: Path, resources: ExitStack) -> None:
         """Use `create` or `resume`; `resources` holds the lock."""
         self.path = path
-        self.non_finite = Counter()
         self._resources = resources
         self._spent: dict[str, Seconds] = {}
         self._started: dict[str, Seconds] = {}
@@ -137,7 +133,7 @@ class Run:
 
         Raises:
             FileNotFoundError: there is no run in this folder.
-            RuntimeError: another process uses it.
+            BlockingIOError: another process uses it.
             ValueError: it has another configuration (every difference is named), or a file in it
                 is damaged or foreign.
         """
@@ -168,7 +164,7 @@ class Run:
     def log(self, stage: str, step: int, metrics: Metrics) -> None:
         """Append metrics to metrics.jsonl and to TensorBoard's scalars `stage/name`.
 
-        A value that is not finite is written as null and counted in `non_finite`.
+        A value that is not finite is written as null.
         """
         _check_stage(stage)
         values = {name: float(value) for name, value in metrics.items()}
@@ -198,6 +194,11 @@ class Run:
     def finish(self, stage: str, payload: Mapping[str, Any]) -> None:
         """Store what a stage made; a payload as in `save`."""
         self._write("results", stage, None, payload)
+
+    @property
+    def command(self) -> str:
+        """The command line that began the run."""
+        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["command"]
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """What `finish` stored, tensors on the CPU; None while the stage is not finished.
@@ -309,12 +310,10 @@ class Run:
         return self._events
 
     def _show(self, entry: dict[str, Any]) -> None:
-        """Give one line of metrics.jsonl to TensorBoard, and count what is not finite."""
+        """Give one line of metrics.jsonl to TensorBoard."""
         for name, value in entry["metrics"].items():
-            tag = f"{entry['stage']}/{name}"
-            if value is None:
-                self.non_finite[tag] += 1
-            else:
+            if value is not None:
+                tag = f"{entry['stage']}/{name}"
                 self._events.add_scalar(tag, value, entry["step"], walltime=entry["time"])
 
 
@@ -490,7 +489,7 @@ def _lock(path: Path, resources: ExitStack) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RuntimeError(
+        raise BlockingIOError(
             f"{path}: expected a folder that nobody uses, found another process at work in it; "
             "wait until it ends, or name another folder"
         ) from None

@@ -188,6 +188,8 @@ class _Model:
         named += [(f"inertia[{axis}]", value) for axis, value in enumerate(self.inertia)]
         named += [(f"arm[{axis}]", value) for axis, value in enumerate(self.arm)]
         yield from (_above_zero("airframe", *pair) for pair in named if pair[1] <= 0)
+        for key in ("rise_time", "fall_time"):
+            yield from _too_fast("airframe", key, getattr(self, key))
         if self.torque_constant < 0:
             found = str(self.torque_constant)
             yield Violation("airframe.torque_constant", "zero or more", found, _CORRECT)
@@ -208,9 +210,18 @@ class _Model:
             yield Violation("airframe.thrust_curve[0]", expected, f"{idle:.4g} N", _PER_ROTOR)
 
 
+SHORTEST_TIME = 0.01
+"""s, of a motor: see check_dt of sim.quadrotor.dynamics."""
+
 _CORRECT = "correct the value"
 _RIGID = "moments of a rigid body, each at most the sum of the other two"
 _PER_ROTOR = "correct mass (kg) or thrust_curve (N of ONE rotor at speeds 0 to 1)"
+
+
+def _too_fast(where: str, key: str, time: float) -> Iterator[Violation]:
+    if 0 < time < SHORTEST_TIME:
+        expected = f"at least {SHORTEST_TIME} s, a step of the simulator"
+        yield Violation(f"{where}.{key}", expected, str(time), _CORRECT)
 
 
 def _above_zero(where: str, key: str, value: float) -> Violation:
@@ -367,24 +378,15 @@ class Ranges:
         if violations := list(self._violations()):
             raise InputError(violations)
 
-    @staticmethod
-    def from_yaml(path: str | Path) -> Ranges:
-        """Read a file like config/quadrotor_ranges.yaml; every key must be there.
-
-        Raises InputError with every unknown, missing or impossible key; FileNotFoundError.
-        """
-        return decode_yaml(Ranges, Path(path), "ranges")
-
     def _violations(self) -> Iterator[Violation]:
         for key, (low, high) in self._pairs().items():
             if not low <= high < np.inf:
                 expected = "[low, high] with low at most high"
                 yield Violation(f"ranges.{key}", expected, f"[{low}, {high}]", _CORRECT)
-            if low <= 0 and key != "torque_constant":
+            if low <= 0:
                 yield _above_zero("ranges", key, low)
         for key, low, high, expected in (
             ("thrust_to_weight", 1, np.inf, "at least 1, or none of them can hover"),
-            ("torque_constant", 0, np.inf, "zero or more"),
             ("size_deviation_mean", -np.inf, np.inf, "a finite number"),
             ("size_deviation_std", 0, np.inf, "zero or more"),
             ("force_share", 0, np.inf, "zero or more"),
@@ -393,6 +395,13 @@ class Ranges:
             value = self._pairs().get(key, (getattr(self, key),))[0]
             if not (low <= value <= high and np.isfinite(value)):
                 yield Violation(f"ranges.{key}", expected, str(value), _CORRECT)
+        for key in ("rise_time", "fall_time"):
+            yield from _too_fast("ranges", key, getattr(self, key)[0])
+        most = 1 / MAX_IDLE_SHARE
+        if self.thrust_curve_shapes > 0 and self.thrust_to_weight[1] >= most:
+            expected = f"below {most:.0f} with thrust curves of random shape, which idle"
+            found = str(self.thrust_to_weight[1])
+            yield Violation("ranges.thrust_to_weight", expected, found, _CORRECT)
         yield from self._inertia_violations()
 
     def _inertia_violations(self) -> Iterator[Violation]:

@@ -67,7 +67,7 @@ class Case:
 
 
 CASES = {
-    "nominal": Case("a constant force of the airframe's own spread"),
+    "nominal": Case("a constant force of the airframe's own spread (0 for known airframes)"),
     "calm": Case("no force", with_force=False),
     "delay10": Case("commands reach the motors 10 ms late", Disturbances(delay_steps=1)),
     "delay20": Case("commands reach the motors 20 ms late", Disturbances(delay_steps=2)),
@@ -81,4 +81,4 @@ CASES = {
         "thrown at any attitude, turning at 10 rad/s; no limit on velocity", any_attitude=True
     ),
 }
-"""All but `calm` fly with the constant force too."""
+"""All but `calm` fly with the constant force too; of known airframes it is zero."""

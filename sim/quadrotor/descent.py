@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from robot_policies.strict import require
 from sim.parallel import average, rank, share
 from sim.quadrotor.environment import Flights
 from sim.quadrotor.networks import Weights, trainable
@@ -33,7 +34,7 @@ class Horizon:
     survival: float
     """Share of flights that an episode would keep, from how many ended in this horizon."""
     error: float
-    """m, median distance from the target over flights older than 2.5 s."""
+    """m, median distance from the target over flights older than 2.5 s; nan without any."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ class Schedule:
     final_learning_rate: float
     average: float
     """Decay of the moving average of the weights, whose last value is the result."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no stage can have."""
+        final, first = self.final_learning_rate, self.learning_rate
+        require(
+            "schedule",
+            (self.iterations >= 1, "iterations", "at least 1", self.iterations),
+            (self.horizon >= 1, "horizon", "at least 1", self.horizon),
+            (0 <= final <= first, "final_learning_rate", f"from 0 to {first}", final),
+            (0 <= self.average < 1, "average", "from 0 to below 1", self.average),
+        )
 
     def rate(self, iteration: int) -> float:
         """Linear warm-up, then half a cosine."""
@@ -124,7 +136,7 @@ def descend(
     finite changes nothing and is counted. Raises FloatingPointError after 20 of them in a row.
 
     stacked: the first axis of all weights counts independent networks. Each has its own gradient
-    norm, and one whose gradient is not finite stands still alone.
+    norm; one whose gradient is not finite is counted, and stands still alone.
 
     Of several processes (sim.parallel) each flies its own flights; the first one's journal counts.
     """
@@ -141,7 +153,7 @@ def descend(
             bar.update(iteration + 1, figures)
             if iteration % LOG_EVERY == 0:
                 figures |= {"loss": float(loss.detach()), "gradient": state.gradient}
-                journal.log(stage, iteration, figures | {"refused": state.refused})
+                journal.log(stage, iteration + 1, figures | {"refused": state.refused})
             if time.monotonic() - saved > CHECKPOINT_S:
                 journal.save(stage, iteration + 1, state.payload(flights))
                 saved = time.monotonic()
@@ -167,21 +179,24 @@ class _State:
         self._optimiser.zero_grad()
         loss.backward()
         average([w.grad for w in self.weights if w.grad is not None])
-        if not self._clip():
+        sound = self._clip()
+        self.refused += int((~sound).sum())
+        if not sound.any():
             self._refuse(iteration)
             return
         self._in_a_row = 0
         for group in self._optimiser.param_groups:
             group["lr"] = schedule.rate(iteration)
-        self._optimiser.step()
+        with self._standing_still(~sound):
+            self._optimiser.step()
         # Early on the average follows closely, or the first weights would linger.
         share = max(1 - schedule.average, 1 / (iteration + 1))
         with torch.no_grad():
             for mean, weight in zip(self.average, self.weights, strict=True):
                 mean.lerp_(weight, share)
 
-    def _clip(self) -> bool:
-        """Limit the gradient of each network; False where none is finite."""
+    def _clip(self) -> Tensor:
+        """Limit the gradient of each network; returns which have a finite one, [networks]."""
         gradients = [w.grad for w in self.weights if w.grad is not None]
         networks = [g.flatten(1) if self._stacked else g.reshape(1, -1) for g in gradients]
         norm = torch.cat(networks, dim=1).norm(dim=1)
@@ -192,7 +207,16 @@ class _State:
             shape = (-1,) + (1,) * (gradient.ndim - 1)
             clipped = gradient * scale.reshape(shape)
             gradient.copy_(torch.where(sound.reshape(shape), clipped, 0))
-        return bool(sound.any())
+        return sound
+
+    @contextmanager
+    def _standing_still(self, networks: Tensor) -> Iterator[None]:
+        """Their momentum would carry them on."""
+        before = [w.detach()[networks] for w in self.weights] if networks.any() else []
+        yield
+        with torch.no_grad():
+            for weight, value in zip(self.weights, before, strict=False):
+                weight[networks] = value
 
     def payload(self, flights: Flights) -> dict[str, Any]:
         """A checkpoint."""
@@ -220,7 +244,6 @@ class _State:
         return iteration
 
     def _refuse(self, iteration: int) -> None:
-        self.refused += 1
         self._in_a_row += 1
         if self._in_a_row >= MOST_REFUSED:
             raise FloatingPointError(

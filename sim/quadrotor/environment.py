@@ -7,13 +7,14 @@ with a network and a cost; between horizons, `Flights.renew` ends and starts epi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from robot_policies.strict import require
 from sim.quadrotor.airframes import GRAVITY, Airframes
 from sim.quadrotor.disturbances import SensorNoise
 from sim.quadrotor.dynamics import PROTOCOL_DT, Parts, advance
@@ -30,6 +31,7 @@ BRIEF_STEPS = 150
 NOISE_ROWS = 15
 """Rows of a step's standard normal noise: p, v, R, omega (three each), Langevin trajectory."""
 _NOISE_BANK = 1 << 16
+"""Columns at least; four times as many as there are flights where that is more."""
 _DRAWN = ("force", "late", "noise", "moving", "reach", "speed")
 """What of a world is drawn for an episode, beside the quadrotor."""
 _FREE = 1e3
@@ -55,7 +57,13 @@ class Mixture:
     langevin: float = 0.0
     """A moving target."""
     brief: float = 0.0
-    """Episodes that end after 1.5 s: what decides between life and death comes first."""
+    """Episodes of 1.5 s, to the next end of a horizon: what decides between life and death comes
+    first."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are none."""
+        shares = asdict(self).items()
+        require("mixture", *((0 <= x <= 1, key, "a share, 0 to 1", x) for key, x in shares))
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,9 @@ def ended(flight: Flight, world: World) -> Tensor:
     position = (state.position - flight.reference[0:3]).abs().amax(dim=0)
     velocity = (state.linear_velocity - flight.reference[3:6]).abs().amax(dim=0)
     rate = state.angular_velocity.abs().amax(dim=0)
-    return (position > world.reach) | (velocity > world.speed) | (rate > Limits().angular_velocity)
+    # Negated, so that what is not a number ends, too.
+    sound = (position <= world.reach) & (velocity <= world.speed)
+    return ~(sound & (rate <= Limits().angular_velocity))
 
 
 class Flights:
@@ -193,12 +203,18 @@ class Flights:
         self._pool, self._mixture, self._fixed = pool, mixture, fixed
         self.count = count
         self._generator = torch.Generator().manual_seed(seed)
-        self._bank = torch.randn(NOISE_ROWS, _NOISE_BANK, generator=self._generator)
+        self._bank = torch.randn(
+            NOISE_ROWS, max(_NOISE_BANK, 4 * count), generator=self._generator
+        )
         self._own = torch.arange(count) * pool.count // count
         self.index, self.flight, self.world = self._draw()
         self.fresh = torch.ones(count, dtype=torch.bool)
-        # Episodes begin at different times, or all would end in the same iteration.
-        self.age = torch.randint(0, EPISODE_STEPS, (count,), generator=self._generator)
+        self.age = torch.zeros(count, dtype=torch.int64)
+        """[N] steps since the episode began."""
+        # Episodes end at different times, or all would in the same iteration.
+        spent = torch.randint(0, EPISODE_STEPS, (count,), generator=self._generator)
+        self.left = EPISODE_STEPS - spent
+        """[N] steps until it ends."""
 
     def begin(self, initial_memory: Tensor) -> Flight:
         """Where the next horizon starts: new episodes with `initial_memory` [16, 1]."""
@@ -208,7 +224,7 @@ class Flights:
     @property
     def steps(self) -> int:
         """How many noise columns there are to begin a step at."""
-        return (_NOISE_BANK - self.count) // 16
+        return (self._bank.shape[1] - self.count) // 16
 
     def noise(self) -> Tensor:
         """[15, N] standard normal noise of a step: a random window of a fixed bank."""
@@ -220,16 +236,16 @@ class Flights:
 
         Returns [N] bool: which episodes came to their end, terminated or not.
         """
-        age = self.age + steps
+        self.left = self.left - steps
         broken = ~torch.isfinite(torch.cat(flight.state)).all(dim=0)
-        done = over | broken | (age >= EPISODE_STEPS)
+        done = over | broken | (self.left <= 0)
         index, fresh, world = self._draw()
         self.index = torch.where(done, index, self.index)
         self.flight = _choose(done, fresh, _pytree.tree_map(torch.detach, flight))
         self.world = self._shaken(_choose(done, world, self.world), done)
         brief = self._share(self._mixture.brief) | (world.speed == _FREE)
-        first = torch.where(brief, EPISODE_STEPS - BRIEF_STEPS, 0)
-        self.age = torch.where(done, first, age)
+        self.left = torch.where(done, torch.where(brief, BRIEF_STEPS, EPISODE_STEPS), self.left)
+        self.age = torch.where(done, 0, self.age + steps)
         self.fresh = done
         return done
 
@@ -237,14 +253,20 @@ class Flights:
         """All that a resumed run needs, as tensors."""
         drawn = {name: getattr(self.world, name) for name in _DRAWN}
         parts = {
-            "index": self.index, "age": self.age, "fresh": self.fresh,
+            "index": self.index, "age": self.age, "left": self.left, "fresh": self.fresh,
             "generator": self._generator.get_state(), "mass": self.world.airframes.mass,
         }  # fmt: skip
         return parts | drawn | {"flight": _pytree.tree_leaves(self.flight)}
 
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
-        self.index, self.age, self.fresh = stored["index"], stored["age"], stored["fresh"]
+        """Go on where `state_dict` was taken. Raises ValueError for another number of flights."""
+        if len(stored["index"]) != self.count:
+            raise ValueError(
+                f"flights: expected {self.count}, as many as are configured, found "
+                f"{len(stored['index'])} in the checkpoint; begin a new run"
+            )
+        self.index, self.fresh = stored["index"], stored["fresh"]
+        self.age, self.left = stored["age"], stored["left"]
         self._generator.set_state(stored["generator"])
         shape = _pytree.tree_structure(self.flight)
         self.flight = _pytree.tree_unflatten(stored["flight"], shape)

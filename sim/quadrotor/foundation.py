@@ -2,8 +2,8 @@
 
 Four stages, each resumable: a teacher that is told the airframe (or stacked independent teachers,
 as in RAPTOR), distillation into the student that is told nothing, and two stages of fine-tuning
-the student through the dynamics, the last one on odder airframes. Method: docs in README, "How
-zoo:quadrotor was made"; source: RAPTOR, arXiv 2509.11481, which stops after distillation.
+the student through the dynamics. Method: README.md beside this file; source: RAPTOR, arXiv
+2509.11481, which stops after distillation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from robot_policies.bundle import PolicyBundle
-from robot_policies.export import export, record
+from robot_policies.export import export, record, save_checkpoint
 from robot_policies.graph import Source, model_card, provenance, random_inputs
 from robot_policies.models.foundation import FoundationPolicy, quadrotor_contract
+from robot_policies.strict import decode, require
 from robot_policies.strict_yaml import decode_yaml
 from sim.parallel import rank, share, together
 from sim.quadrotor import airframes as frames
@@ -49,9 +50,10 @@ from sim.quadrotor.teachers import TEACHERS_PER_JOB, TeacherJob, train_teachers
 from sim.runs import Run, plain
 
 ABOUT = """\
-A recurrent policy of 2,084 parameters that flies any quadrotor: it is told neither mass nor size
-nor motors, and identifies them in its hidden state while it flies. Trained by this project on
-sampled quadrotors: a teacher, distilled (RAPTOR, arXiv 2509.11481), then through the dynamics.
+A recurrent policy of 2,084 parameters for all quadrotors of the ranges in training.yaml: it is
+told neither mass nor size nor motors, and identifies them in its hidden state while it flies.
+Trained by this project on sampled quadrotors: distilled from a teacher (RAPTOR, arXiv
+2509.11481), {}.
 
 It expects to be stepped at 100 Hz, neither faster nor slower. Errors larger than those it saw in
 training are limited before the network, as the contract says."""
@@ -143,6 +145,19 @@ class FoundationConfig:
     tuning: tuple[Descent, ...] = field(default_factory=_tuning)
     """What follows distillation, in order; none makes RAPTOR's student."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        whole = abs(sum(fleet.share for fleet in self.fleets) - 1) < 1e-6
+        counts = ("seed", 0), ("independent_teachers", 0), ("flights", 1), ("processes", 1)
+        require(
+            "configuration",
+            *(
+                (getattr(self, key) >= least, key, f"at least {least}", getattr(self, key))
+                for key, least in (*counts, ("pool", len(self.fleets)))
+            ),
+            (whole, "fleets", "shares that add up to 1", [f.share for f in self.fleets]),
+        )
+
 
 @dataclass(frozen=True)
 class Experts:
@@ -171,7 +186,8 @@ def configure(
         config = replace(config, fleets=(whole,))
     if independent_teachers is not None:
         config = replace(config, independent_teachers=independent_teachers)
-    return config
+    # As a file would give it: what is written 1 here is the number 1.0 there.
+    return decode(FoundationConfig, plain(config), "configuration", [])
 
 
 def train_bundle(
@@ -180,8 +196,8 @@ def train_bundle(
 ) -> PolicyBundle:  # fmt: skip
     """Train in the run folder `path`, and leave the bundle at path/bundle.
 
-    Raises what sim.runs.Run raises, ValueError where no teacher passes, and RuntimeError where a
-    process dies.
+    Raises what sim.runs.Run raises, ValueError where no teacher passes, FloatingPointError where
+    training diverges, and ConnectionError where a process dies.
     """
     torch.set_num_threads(threads)
     run = Run.resume(path, config) if resume else Run.create(path, config, command)
@@ -190,9 +206,10 @@ def train_bundle(
         taught = teach_each(config, run, executor=executor, workers=workers) if each else None
         with together(config.processes, _follow, config, threads):
             policy = train(config, taught, run)
-        seconds = {stage: asdict(run.seconds(stage)) for stage in run.stages}
-        training = {"command": command, "seconds": seconds, "configuration": plain(config)}
-        return write_bundle(policy, training, config.seed, command, path / "bundle")
+        # Of the processor's time this process knows its own only.
+        seconds = {stage: {"wall": run.seconds(stage).wall} for stage in run.stages}
+        document = {"command": run.command, "seconds": seconds, "configuration": plain(config)}
+        return write_bundle(policy, document, config, path)
 
 
 def train(config: FoundationConfig, taught: Experts | None, run: Journal) -> FoundationPolicy:
@@ -236,10 +253,21 @@ def teach_each(
     config: FoundationConfig, run: Run, *, executor: Literal["local", "ray"], workers: int
 ) -> Experts:
     """Stage 1 as in RAPTOR: one teacher for each quadrotor of a fixed set."""
+    stored = run.finished("teachers")
+    if stored is None:
+        stored = _train_each(config, run, executor, workers)
+    quadrotors = _own_quadrotors(config).select(stored["kept"])
+    return Experts(tuple(stored["weights"]), quadrotors, stored["offset"], independent=True)
+
+
+def _train_each(
+    config: FoundationConfig, run: Run, executor: Literal["local", "ray"], workers: int
+) -> Mapping[str, Any]:
+    """Which teachers passed, and what they know; the same after a resume."""
     count = config.independent_teachers
     template = TeacherJob(
         ranges=config.fleets[0].ranges,
-        quadrotor_seed=_POOL_SEED + 10 * config.seed,
+        quadrotor_seed=_own_seed(config),
         first=0,
         count=count,
         flights_each=max(1, config.flights // count),
@@ -252,12 +280,22 @@ def teach_each(
             count, template, run.path / "teachers", executor=executor, workers=workers,
             watch=lambda done, failed: bar.update(done + failed, {"failed jobs": failed}),
         )  # fmt: skip
-    counts = {"kept": count - len(found.dropped), "dropped": len(found.dropped)}
-    run.log("teachers", jobs, counts)
-    run.finish("teachers", counts)
     for index, reason in sorted(found.dropped.items()):
         print(f"teacher {index} dropped: {reason}", file=sys.stderr)
-    return Experts(found.weights, found.airframes, found.offset, independent=True)
+    kept = torch.tensor([n for n in range(count) if n not in found.dropped])
+    run.log("teachers", jobs, {"kept": len(kept), "dropped": len(found.dropped)})
+    payload = {"kept": kept, "weights": list(found.weights), "offset": found.offset}
+    run.finish("teachers", payload)
+    return payload
+
+
+def _own_quadrotors(config: FoundationConfig) -> Airframes:
+    """One for each independent teacher."""
+    return frames.sample(config.independent_teachers, _own_seed(config), config.fleets[0].ranges)
+
+
+def _own_seed(config: FoundationConfig) -> int:
+    return _POOL_SEED + 10 * config.seed
 
 
 def distil(config: FoundationConfig, experts: Experts, run: Journal) -> Weights:
@@ -302,15 +340,21 @@ def with_weights(weights: Weights) -> FoundationPolicy:
 
 
 def write_bundle(
-    policy: FoundationPolicy, training: Mapping[str, Any], seed: int, command: str, path: Path
+    policy: FoundationPolicy, training: Mapping[str, Any], config: FoundationConfig, path: Path
 ) -> PolicyBundle:
-    """Export the policy with its contract; exchanges a bundle that an earlier resume wrote."""
-    origin = provenance("trained by this project, in simulation", "MIT", (seed,), "")
+    """Export the policy with its contract to path/bundle; exchanges what an earlier resume wrote.
+
+    path/checkpoint.pt holds the same, for `robot-policies export`.
+    """
+    origin = provenance("trained by this project, in simulation", "MIT", (config.seed,), "")
     clips = {"position_clip": POSITION_CLIP, "velocity_clip": VELOCITY_CLIP}
     contract = quadrotor_contract("quadrotor", policy, origin, **clips)
-    golden = record(policy, contract, *random_inputs(contract, seed=seed))
-    source = Source(training, model_card(contract, command, ABOUT))
-    return export(policy, contract, golden, source, path, replace=True)
+    checkpoint = path / "checkpoint.pt"
+    save_checkpoint(checkpoint, policy, networks.STUDENT_SIZES, contract, training)
+    golden = record(policy, contract, *random_inputs(contract, seed=config.seed))
+    tuned = "then tuned through the dynamics" if config.tuning else "not tuned further"
+    source = Source(training, model_card(contract, training["command"], ABOUT.format(tuned)))
+    return export(policy, contract, golden, source, path / "bundle", replace=True)
 
 
 def _flights(
@@ -320,7 +364,7 @@ def _flights(
     """A process's flights of a stage; of fixed quadrotors each has as many as any other."""
     count = max(1, config.flights // config.processes)
     if fixed:
-        count = max(1, count // pool.count) * pool.count
+        count = max(1, round(count / pool.count)) * pool.count
     seed = 1000 * config.seed + 100 * rank() + stream
     return Flights(pool, count, mixture, seed, fixed=fixed)
 

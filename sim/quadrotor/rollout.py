@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robot_policies.strict import require
 from sim.quadrotor import networks
 from sim.quadrotor.adjoint import Reversible, Step
 from sim.quadrotor.descent import Horizon, Journal, Schedule, descend
@@ -44,6 +45,14 @@ class Descent:
     end: CostWeights
     ramp: float
     """Share of the stage over which the cost's weights move from start to end."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no stage can have."""
+        require(
+            "descent",
+            (self.bound > 0, "bound", "above 0", self.bound),
+            (0 < self.ramp <= 1, "ramp", "above 0, at most 1", self.ramp),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def compile_imitation(teacher: Act) -> Callable[..., tuple[Flight, Tensor, Tenso
 
     The student's memory carries gradients, the flight does not. Where `led` [N] is 1 the teacher
     flies; `offset` [3, N] (m) is what the teacher would leave as a steady error, taken off the
-    position that it sees.
+    target that it sees, so that it comes to rest on the true one.
     """
 
     def step(
@@ -206,7 +215,7 @@ def _conclude(
     flights: Flights, flight: Flight, earned: Tensor, alive: Tensor, steps: int
 ) -> Horizon:
     """Figures of a horizon that ended with `flight`; renews the flights."""
-    old = alive & (flights.age >= EPISODE_STEPS / 2)
+    old = alive & (flights.age + steps >= EPISODE_STEPS / 2)
     distance = (flight.state.position - flight.reference[0:3]).detach().norm(dim=0)
     error = float(distance[old].median()) if old.any() else float("nan")
     survival = float(alive.float().mean()) ** (EPISODE_STEPS / steps)

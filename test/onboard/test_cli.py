@@ -203,8 +203,11 @@ def test_what_is_no_key_no_model_and_no_yaml_is_bad_input(leg: Path, tmp_path, c
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("mcap", "logs"), ("cryptography", "sign"), ("torch.onnx", "train"), ("h5py", "train")],
-)
+    [
+        ("mcap", "logs"), ("cryptography", "sign"), ("torch.onnx", "train"), ("h5py", "train"),
+        ("ray", "ray"), ("stable_baselines3", "sac"),
+    ],
+)  # fmt: skip
 def test_a_missing_package_is_named_with_its_extra(
     leg: Path, capsys, monkeypatch, package: str, extra: str
 ) -> None:
@@ -214,6 +217,32 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setattr("robot_policies.verify.verify", fail)
     code, _, err = main(capsys, "verify", leg)
     assert code == 2 and f"pip install '.[{extra}]' in the checkout" in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FloatingPointError("the gradient was not finite; lower the learning rate"),
+        ConnectionError("one training process ended; go on by --resume"),
+        BlockingIOError("found another process at work; wait"),
+        ModuleNotFoundError("found no such package; install it"),
+    ],
+)
+def test_what_users_can_mend_is_bad_input(leg: Path, capsys, monkeypatch, error) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("robot_policies.verify.verify", fail)
+    code, _, err = main(capsys, "verify", leg)
+    assert code == 2 and err == f"error: {error}\n"
+
+
+def test_without_a_compiler_no_training_begins(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    arguments = ["train", "quadrotor/foundation", "--output", tmp_path / "run", "--seed", "0"]
+    code, _, err = main(capsys, *arguments)
+    assert code == 2 and "expected a C++ compiler, found none; apt install g++" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys) -> None:

@@ -40,10 +40,18 @@ def test_versions_threads_clock_and_rights_are_looked_at() -> None:
         ("ROS_DISTRO", "foxy", "warn"),
         (BOOTSTRAP, "1", "fail"),
         ("AMENT_PREFIX_PATH", "/no/such/folder", "warn"),
+        ("CXX", sys.executable, "ok"),
     ],
 )
 def test_the_environment(name: str, value: str, status: str) -> None:
-    assert findings(**{name: value})[name].status == status
+    finding = "C++ compiler" if name == "CXX" else name
+    assert findings(**{name: value})[finding].status == status
+
+
+def test_training_needs_a_compiler() -> None:
+    found = findings(CXX="no-such-compiler")["C++ compiler"]
+    assert found.status == "warn" and "robot-policies train" in found.found
+    assert "apt install g++" in found.mend
 
 
 def test_a_bootstrap_of_this_python_is_fine() -> None:

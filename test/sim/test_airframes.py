@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from robot_policies.strict import InputError
+from robot_policies.strict_yaml import decode_yaml
 from sim.quadrotor import airframes
 from sim.quadrotor.airframes import GRAVITY, STANDARD_NAMES, Airframes, Ranges
 
@@ -129,7 +130,7 @@ def edited(tmp_path, example, **changes):
 
 
 def test_the_file_of_ranges_holds_the_papers():
-    ranges = Ranges.from_yaml(CONFIG / "quadrotor_ranges.yaml")
+    ranges = decode_yaml(Ranges, CONFIG / "quadrotor_ranges.yaml", "ranges")
     assert ranges == Ranges()
     assert same(airframes.sample(100, 3), airframes.sample(100, 3, ranges)) == ALL
 
@@ -146,7 +147,10 @@ def test_own_ranges_change_what_they_name_and_nothing_else(tmp_path):
     path = edited(
         tmp_path, "quadrotor_ranges.yaml", torque_constant=[0.1, 0.2], inertia_z_to_x=[1.2, 2.0]
     )
-    fleet, paper = airframes.sample(2000, 0, Ranges.from_yaml(path)), airframes.sample(2000, 0)
+    fleet, paper = (
+        airframes.sample(2000, 0, decode_yaml(Ranges, path, "ranges")),
+        airframes.sample(2000, 0),
+    )
     assert same(fleet, paper) == ALL - {"torque_constant", "inertia"}
     ratio = fleet.inertia[2] / fleet.inertia[0]
     assert float(ratio.min()) == pytest.approx(1.2, abs=0.01)
@@ -179,12 +183,18 @@ def test_a_share_of_the_thrust_curves_has_a_random_shape():
         ({"rise_time": [0.1, float("inf")]}, r"rise_time\[1\]: expected a finite number"),
         ({"size_deviation_std": float("nan")}, r"size_deviation_std: expected a finite number"),
         ({"force_share": -0.1}, r"force_share: expected zero or more"),
+        ({"rise_time": [0.002, 0.005]}, r"rise_time: expected at least 0.01 s"),
+        ({"torque_constant": [0, 0.1]}, r"torque_constant: expected a value above zero"),
+        (
+            {"thrust_to_weight": [2, 40], "thrust_curve_shapes": 0.5},
+            r"thrust_to_weight: expected below 20",
+        ),
         ({"thrust_curve_shapes": 1.5}, r"thrust_curve_shapes: expected a share from 0 to 1"),
     ],
 )
 def test_ranges_that_no_fleet_can_have_are_refused_by_name(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        Ranges.from_yaml(edited(tmp_path, "quadrotor_ranges.yaml", **changes))
+        decode_yaml(Ranges, edited(tmp_path, "quadrotor_ranges.yaml", **changes), "ranges")
 
 
 def test_every_wrong_range_is_named_at_once():

@@ -81,10 +81,30 @@ def test_standard_airframes_have_a_row_each(capsys):
 def test_an_airframe_of_your_own_flies(capsys):
     own = ROOT / "config" / "airframe_example.yaml"
     arguments = ("--airframes", str(own), "--episodes", "3", "--seeds", "0", "1", "--json")
-    code, out, _ = main(capsys, "zoo:raptor", *arguments)
-    (row,) = json.loads(out)["cases"][0]["figures"]
+    code, out, _ = main(capsys, "zoo:raptor", "zoo:quadrotor", *arguments)
+    row, _, difference = json.loads(out)["cases"][0]["figures"]
     assert code == 0 and row["set"] == "airframe_example"
     assert row["median final distance"]["value"] == pytest.approx(0.053, abs=2e-3)
+    assert difference["set"] == "all, minus zoo:raptor"
+    interval = difference["return"]  # over its six flights
+    assert interval["low"] < interval["value"] < interval["high"]
+
+
+def test_a_payload_that_your_airframe_cannot_carry_is_refused_at_once(tmp_path):
+    text = (ROOT / "config" / "airframe_example.yaml").read_text()
+    heavy = tmp_path / "heavy.yaml"
+    heavy.write_text(text.replace("mass: 0.0306", "mass: 0.0390"))
+    Options(("a",), airframes=str(heavy))
+    message = r"heavy can carry, found payload20, 1\.2 times the mass, .* over weight of 0\.9"
+    with pytest.raises(ValueError, match=message):
+        Options(("a",), airframes=str(heavy), cases=("nominal", "payload20"))
+
+
+def test_no_constant_force_pushes_known_airframes():
+    bundles, cases = ("zoo:quadrotor",), ("nominal", "calm")
+    options = Options(bundles, airframes="standard", episodes=2, cases=cases)
+    nominal, calm = (row.total for row in evaluate.run(options).rows)
+    np.testing.assert_array_equal(nominal.total_reward, calm.total_reward)
 
 
 @needs_raptor
@@ -167,6 +187,11 @@ def test_a_quadrotor_bundle_for_another_rate_or_motor_order_is_refused(
         (("a", "a"), "bundles: .*none of them twice; found a, a"),
         (("a", "--cases", "storm"), "cases: expected some of nominal, .*; found 'storm'"),
         (("a", "--airframes", "standard", "--quadrotors", "3"), "quadrotors: expected none"),
+        (("a", "--quadrotors", "1"), "quadrotors: expected at least 2, .*; found 1"),
+        (
+            ("a", "--airframes", "standard", "--episodes", "1", "--seeds", "0"),
+            "episodes x seeds: expected at least 2, .*; found 1",
+        ),
         (("a", "--airframes", "mine"), "expected sampled, standard or a YAML file, found 'mine'"),
         (("a", "--airframes", "none.yaml"), "none.yaml"),
         (("a", "--simulator", "l2f", "--trajectory", "langevin"), "expected torch for the traj"),

@@ -155,5 +155,6 @@ def test_ray_does_the_same_jobs(tmp_path):
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ModuleNotFoundError, match=r"install robot_policies\[ray\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"install robot_policies\[ray\]") as caught:
         finish([{"x": 1}], tmp_path, executor="ray")
+    assert caught.value.name == "ray"

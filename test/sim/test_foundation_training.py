@@ -12,6 +12,7 @@ import yaml
 
 from robot_policies import load_policy
 from robot_policies.cli import main
+from robot_policies.export import export_checkpoint
 from robot_policies.strict import InputError
 from sim.quadrotor import airframes as frames
 from sim.quadrotor import teachers
@@ -22,7 +23,7 @@ from sim.quadrotor.foundation import Fleet, FoundationConfig, Imitation, configu
 from sim.quadrotor.objective import CostWeights
 from sim.quadrotor.rollout import Descent
 from sim.quadrotor.teachers import TeacherJob, train_job, train_teachers
-from sim.runs import plain
+from sim.runs import Run, plain
 
 SHORT = Schedule(2, 4, 1e-3, 1e-4, 0.9)
 STAGE = Descent(SHORT, 1e3, Mixture(delay=0.5, noise=0.5), CostWeights(), CostWeights(), 1.0)
@@ -57,6 +58,8 @@ def test_a_run_ends_in_a_bundle_that_tells_how_it_was_made(tmp_path):
     assert set(made["seconds"]) == {"teacher", "distillation", "tuning-1"}
     again = train(SMALL, tmp_path / "run", resume=True)
     assert again.contract.state == bundle.contract.state
+    exported = export_checkpoint(tmp_path / "run" / "checkpoint.pt", tmp_path / "exported")
+    assert exported.contract == bundle.contract
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_with_another_configuration(tmp_path):
@@ -82,6 +85,8 @@ def test_independent_teachers_are_trained_and_distilled(tmp_path, monkeypatch):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     counts = [json.loads(line)["metrics"] for line in lines if '"teachers"' in line]
     assert counts == [{"kept": 3.0, "dropped": 0.0}]
+    monkeypatch.setattr("sim.quadrotor.teachers.run_jobs", None)  # none is trained again
+    assert load_policy(train(config, tmp_path / "run", resume=True).path)
 
 
 class run_here:
@@ -145,6 +150,31 @@ def test_the_configuration_comes_from_files(tmp_path):
         configure(0, stored, None, independent_teachers=None)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: replace(SMALL, seed=-1), "configuration.seed: expected at least 0"),
+        (lambda: replace(SMALL, processes=0), "configuration.processes: expected at least 1"),
+        (lambda: replace(SMALL, fleets=(Fleet(0.5, Ranges()),)), "fleets: expected shares"),
+        (lambda: replace(STAGE, ramp=0.0), "descent.ramp: expected above 0"),
+        (lambda: replace(SHORT, horizon=0), "schedule.horizon: expected at least 1"),
+        (lambda: Mixture(delay=1.5), "mixture.delay: expected a share"),
+    ],
+)
+def test_a_configuration_that_cannot_be_trained_is_refused_by_name(change, message):
+    with pytest.raises(InputError, match=message):
+        change()
+
+
+def test_a_run_is_resumed_with_its_own_config_yaml(tmp_path):
+    config = configure(0, None, None, independent_teachers=None)
+    with Run.create(tmp_path / "run", config, "a test"):
+        pass
+    own = configure(0, tmp_path / "run" / "config.yaml", None, independent_teachers=None)
+    with Run.resume(tmp_path / "run", own) as run:
+        assert run.command == "a test"
+
+
 def test_the_command_trains(tmp_path, capsys):
     stored = tmp_path / "config.yaml"
     stored.write_text(yaml.safe_dump(plain(replace(SMALL, tuning=()))))
@@ -154,3 +184,5 @@ def test_the_command_trains(tmp_path, capsys):
     assert document["max_difference"] < 1e-5
     assert main([*command, "--config", str(stored), "--threads", "1"]) == 2
     assert "--resume" in capsys.readouterr().err
+    assert main([*command, "--config", str(stored), "--executor", "ray"]) == 2
+    assert "expected --independent-teachers N" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def fall():
 
 
 def test_a_process_that_dies_ends_the_others():
-    with pytest.raises(RuntimeError, match="--resume"), together(2, fall):
+    with pytest.raises(ConnectionError, match="--resume"), together(2, fall):
         meet("one")
         meet("two")
     with pytest.raises(KeyError), together(2, wait):
@@ -63,6 +63,28 @@ def test_a_process_that_dies_ends_the_others():
 def wait():
     """Wait for a first process that never comes."""
     parallel.share(None)
+
+
+def be_interrupted():
+    """Get the terminal's Ctrl-C, as all processes do."""
+    os.kill(os.getpid(), signal.SIGINT)
+    meet(None)
+
+
+def test_an_interrupt_is_left_to_the_first_process():
+    with together(2, be_interrupted):
+        assert meet("one") == ([9.0, 5.0], "one")
+
+
+def diverge():
+    """End as training does that diverges, in all processes at once."""
+    raise FloatingPointError("not finite")
+
+
+def test_only_the_first_process_reports_what_both_meet(capfd):
+    with pytest.raises(ConnectionError, match="found one ended"), together(2, diverge):
+        meet("one")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def train_uncompiled(config, file=None):

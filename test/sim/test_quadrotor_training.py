@@ -192,6 +192,25 @@ def test_a_killed_stage_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch
         torch.testing.assert_close(stage(run, quadratic)[0], whole[0], rtol=0, atol=0)
 
 
+def test_a_stack_counts_the_network_whose_gradient_breaks_and_leaves_it_where_it_stood(tmp_path):
+    stood = []
+
+    def breaks(weights, iteration):
+        if iteration == 3:
+            stood.append(weights[0][1].detach().clone())
+        loss, seen = quadratic(weights, iteration)
+        return loss + (math.nan if iteration >= 3 else 0.0) * weights[0][1].sum(), seen
+
+    stage = replace(SHORT, average=0.0)
+    with Run.create(tmp_path / "run", SHORT, "test") as run:
+        (end,) = descend(
+            "s", (torch.ones(3, 2, 1),), breaks, make_flights(), stage, run, stacked=True
+        )
+        assert run.finished("s")["refused"] == 3
+    torch.testing.assert_close(end[1], stood[0])
+    assert (end[0] != end[1]).all()
+
+
 def test_a_stack_goes_on_without_the_network_that_is_not_a_number():
     start = torch.ones(3, 2)
     start[1] = torch.nan
@@ -214,6 +233,21 @@ def test_a_flight_that_is_not_a_number_is_begun_anew():
     done = flights.renew(flights.flight, torch.zeros(COUNT, dtype=torch.bool), steps=1)
     assert done[3]
     assert torch.isfinite(torch.cat(flights.flight.state)).all()
+
+
+def test_brief_episodes_end_early_and_are_never_old():
+    flights = make_flights(Mixture(brief=1.0))
+    nobody = torch.zeros(COUNT, dtype=torch.bool)
+    flights.renew(flights.flight, ~nobody, steps=1)
+    for _ in range(2):
+        done = flights.renew(flights.flight, nobody, steps=100)
+    assert done.all() and (flights.age == 0).all()
+
+
+def test_a_checkpoint_with_another_number_of_flights_is_refused():
+    stored = Flights(frames.sample(COUNT, 5), 2 * COUNT, CALM, 0).state_dict()
+    with pytest.raises(ValueError, match=r"expected 12, .* found 24"):
+        make_flights().load_state_dict(stored)
 
 
 def test_flights_go_on_from_their_stored_state():
