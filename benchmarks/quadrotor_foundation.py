@@ -78,6 +78,8 @@ def main(arguments: Arguments) -> int:
         f"{both.quadrotors} quadrotors x {both.episodes} episodes for each of the sets "
         f"{list(both.seeds)}; 500 steps of 10 ms, starts within +-0.5 m"
     )
+    if len(both.seeds) < 2:
+        raise ValueError(f"seeds: expected two sets of quadrotors or more, found {both.seeds}")
     held = [_trained_in_time(bundle) for bundle in arguments.bundles]
     held += _sampled(replace(both, cases=tuple(GOALS)))
     if arguments.distilled:
@@ -108,14 +110,14 @@ def _trained_in_time(bundle: str) -> bool:
 
 
 def _distilled(options: Options) -> Iterator[bool]:
-    """Students without tuning, on every set."""
+    """Students without tuning, on all sets together, as RAPTOR's training log counts."""
     print("\n# Distillation alone")
     evaluation = run(options)
     _print(evaluation, "nominal")
-    for bundle, name, figures in _ours(evaluation, "nominal"):
-        for figure, goal in DISTILLED.items():
-            text = f"{bundle}, set {name}: {figure}"
-            yield _judge(text, figures[figure], goal, figure)
+    for bundle, name, figures in evaluation.lines["nominal"]:
+        if bundle != options.bundles[0] and name == "all":
+            for figure, goal in DISTILLED.items():
+                yield _judge(f"{bundle}: {figure}", figures[figure], goal, figure)
 
 
 def _sampled(options: Options) -> Iterator[bool]:

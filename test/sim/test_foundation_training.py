@@ -74,7 +74,7 @@ def test_the_shipped_configuration_for_distillation_alone_has_no_tuning():
     file = Path(__file__).parents[2] / "config" / "quadrotor_distillation.yaml"
     config = configure(3, file, None, independent_teachers=None)
     assert (config.seed, config.tuning) == (3, ())
-    assert config.fleets == (Fleet(1.0, Ranges()),)
+    assert config.fleets[0].ranges == Ranges()
 
 
 def test_independent_teachers_are_trained_and_distilled(tmp_path, monkeypatch):
