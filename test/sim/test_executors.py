@@ -90,9 +90,11 @@ def test_a_killed_worker_is_replaced_and_a_job_that_kills_each_is_named(tmp_path
 
 
 SCRIPT = """
+import signal
 import sys
 from sim.executors import run_jobs
 from test_executors import act
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 jobs = [{"x": 3}, {"x": 1, "sleep": 60}]
 with run_jobs(act, jobs, sys.argv[1], executor="local", workers=1, version="1") as results:
     for outcome in results:
