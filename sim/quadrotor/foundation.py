@@ -65,18 +65,19 @@ CALM = Mixture(
     any_attitude=0.03, far=0.02, noise=0.1, payload=0.1, gusts=0.1, langevin=0.2, brief=0.5
 )
 ROBUST = Mixture(
-    any_attitude=0.2, delay=0.1, noise=0.1, payload=0.1, gusts=0.05, langevin=0.1, brief=0.4
+    any_attitude=0.2, delay=0.1, noise=0.1, payload=0.1, gusts=0.05, langevin=0.25, brief=0.4
 )
 STEADY = Mixture(
-    any_attitude=0.17, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.1,
+    any_attitude=0.17, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.25,
     brief=0.5,
 )  # fmt: skip
 
 SHAPED = CostWeights(1, 0.1, 0.5, 0.05, 0.02, 0.1, 20)
 TEACHER = CostWeights(1, 0.1, 1, 0.01, 0.005, 0.02, 20)
-SOFT = CostWeights(1, 0.1, 0.7, 0.02, 0.01, 0.02, 4)
-REWARD = CostWeights(1, 0.1, 1, 0, 0, 0, 4)
-CAREFUL = CostWeights(1, 0.1, 1, 0, 0, 0, 20, 0.2)
+SOFT = CostWeights(1, 0.3, 0.7, 0.02, 0.01, 0.02, 4)
+REWARD = CostWeights(1, 0.3, 1, 0, 0, 0, 4)
+CAREFUL = CostWeights(1, 0.4, 1, 0, 0, 0, 20, 0.2)
+"""Turning pays later than a horizon sees, hence more for yaw than the protocol's 0.1."""
 
 CURVED = Ranges(thrust_curve_shapes=0.3)
 """RAPTOR's, some with other thrust curves."""
