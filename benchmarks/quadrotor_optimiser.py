@@ -66,7 +66,7 @@ class Way:
 
 
 WAYS = {
-    "Adam": Way(adam, (1.5e-3, 3e-3, 6e-3), True),
+    "Adam": Way(adam, (3e-3, 6e-3, 1.2e-2, 2.4e-2), True),
     "SOAP": Way(Soap, (3e-3, 6e-3, 1.2e-2), True),
     "SOAP, no bound": Way(Soap, (1.5e-3, 3e-3, 6e-3), False),
 }
@@ -83,7 +83,8 @@ def main(options: Options) -> None:
             for rate in way.rates:
                 figures = _learn(config, student, way, rate, options)
                 found.setdefault((name, rate), []).append(figures)
-                print(f"seed {seed}: {name} {rate:g}: {_cells(figures[None])}", flush=True)
+                shown = ", ".join(f"{value:.4g}" for value in figures)
+                print(f"seed {seed}: {name} {rate:g}: {shown}", flush=True)
     print(
         f"{options.iterations} iterations of {options.flights} flights x 1 s, mean of the last "
         f"fifth; seeds {options.seeds}: mean [lowest, highest]"
