@@ -55,7 +55,7 @@ class Mixture:
     gusts: float = 0.0
     """A force that jumps in flight."""
     langevin: float = 0.0
-    """A moving target."""
+    """A moving target: RAPTOR's Langevin reference, one to four times as large and as fast."""
     brief: float = 0.0
     """Episodes of 1.5 s, to the next end of a horizon: what decides between life and death comes
     first."""
@@ -95,7 +95,7 @@ class World:
     noise: Tensor
     """[12, N] standard deviation of the noise on p, v, R (rad, a small rotation) and omega."""
     moving: Tensor
-    """[N] 1 where the target moves, else 0."""
+    """[N] how much farther than RAPTOR's references the target moves; 0: it rests."""
     reach: Tensor
     """[N] m, the distance along an axis that ends an episode."""
     speed: Tensor
@@ -174,7 +174,7 @@ def fly(flight: Flight, world: World, action: Tensor, memory: Tensor, noise: Ten
     once, twice = world.late
     arrived = action + once * (flight.last - action) + twice * (flight.older - flight.last)
     state = advance(flight.state, (arrived + 1) / 2, world.airframes, world.force, PROTOCOL_DT)
-    reference = langevin_step(flight.reference, noise[12:]) * world.moving
+    reference = langevin_step(flight.reference, world.moving * noise[12:])
     return Flight(state, reference, action, action, flight.last, memory)
 
 
@@ -306,7 +306,7 @@ class Flights:
             force=self._normal(3) * airframes.force_std,
             late=torch.stack([steps_late >= 1, steps_late >= 2]).float(),
             noise=protocol * strength,
-            moving=self._share(self._mixture.langevin).float(),
+            moving=self._share(self._mixture.langevin) * (1 + 3 * self._uniform(1)[0]),
             reach=torch.where(far, _FREE, Limits().position_arms * airframes.arm_length),
             speed=torch.where(thrown, _FREE, Limits().linear_velocity),
         )

@@ -65,10 +65,10 @@ CALM = Mixture(
     any_attitude=0.03, far=0.02, noise=0.1, payload=0.1, gusts=0.1, langevin=0.2, brief=0.5
 )
 ROBUST = Mixture(
-    any_attitude=0.2, delay=0.1, noise=0.1, payload=0.1, gusts=0.05, langevin=0.25, brief=0.4
+    any_attitude=0.2, delay=0.1, noise=0.1, payload=0.1, gusts=0.05, langevin=0.12, brief=0.4
 )
 STEADY = Mixture(
-    any_attitude=0.17, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.25,
+    any_attitude=0.17, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.12,
     brief=0.5,
 )  # fmt: skip
 
