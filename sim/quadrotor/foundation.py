@@ -232,9 +232,7 @@ def _follow(config: FoundationConfig, threads: int) -> None:
 def make_pool(config: FoundationConfig) -> Airframes:
     """The quadrotors that training draws from."""
     parts = [
-        frames.sample(
-            round(config.pool * fleet.share), _POOL_SEED + 10 * config.seed + n, fleet.ranges
-        )
+        frames.sample(round(config.pool * fleet.share), _pool_seed(config) + n, fleet.ranges)
         for n, fleet in enumerate(config.fleets)
     ]
     return frames.join(parts)
@@ -268,7 +266,7 @@ def _train_each(
     count = config.independent_teachers
     template = TeacherJob(
         ranges=config.fleets[0].ranges,
-        quadrotor_seed=_own_seed(config),
+        quadrotor_seed=_pool_seed(config),
         first=0,
         count=count,
         flights_each=max(1, config.flights // count),
@@ -292,10 +290,11 @@ def _train_each(
 
 def _own_quadrotors(config: FoundationConfig) -> Airframes:
     """One for each independent teacher."""
-    return frames.sample(config.independent_teachers, _own_seed(config), config.fleets[0].ranges)
+    return frames.sample(config.independent_teachers, _pool_seed(config), config.fleets[0].ranges)
 
 
-def _own_seed(config: FoundationConfig) -> int:
+def _pool_seed(config: FoundationConfig) -> int:
+    """The first of ten, for as many fleets."""
     return _POOL_SEED + 10 * config.seed
 
 
