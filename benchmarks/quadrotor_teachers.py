@@ -36,7 +36,7 @@ from sim.quadrotor.evaluation import Estimate
 from sim.quadrotor.foundation import Fleet, FoundationConfig, train_bundle
 from sim.quadrotor.networks import Weights
 from sim.quadrotor.rollout import Rating, rate, teacher_act
-from sim.quadrotor.teachers import TeacherJob, train_job
+from sim.quadrotor.teachers import NoTeacherError, TeacherJob, train_job
 
 COUNTS = (1, 4, 16, 64, 256, 1000)
 TOLD = "one, told"
@@ -133,7 +133,7 @@ def _student_of(count: int, options: Number) -> bool:
             _config(count, options), path, resume=path.exists(), executor="local",
             workers=options.workers, threads=1, command="benchmarks/quadrotor_teachers.py number",
         )  # fmt: skip
-    except ValueError as error:
+    except NoTeacherError as error:
         print(f"{count} teachers: no student: {error}")
         return False
     return True

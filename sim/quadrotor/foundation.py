@@ -197,8 +197,8 @@ def train_bundle(
 ) -> PolicyBundle:  # fmt: skip
     """Train in the run folder `path`, and leave the bundle at path/bundle.
 
-    Raises what sim.runs.Run raises, ValueError where no teacher passes, FloatingPointError where
-    training diverges, and ConnectionError where a process dies.
+    Raises what sim.runs.Run raises, NoTeacherError where no teacher passes, FloatingPointError
+    where training diverges, and ConnectionError where a process dies.
     """
     torch.set_num_threads(threads)
     run = Run.resume(path, config) if resume else Run.create(path, config, command)

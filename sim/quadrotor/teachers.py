@@ -34,6 +34,10 @@ RETURN_REQUIRED = 300.0
 FLIGHTS_RATED = 16
 
 
+class NoTeacherError(ValueError):
+    """No teacher is good enough to learn from."""
+
+
 @dataclass(frozen=True)
 class Teachers:
     """M teachers that passed."""
@@ -97,7 +101,7 @@ def train_teachers(
 ) -> Teachers:  # fmt: skip
     """Train `count` teachers in jobs like `template`, or take those that an earlier call left.
 
-    watch(done, failed) is told after each job. Raises ValueError where no teacher passes.
+    watch(done, failed) is told after each job. Raises NoTeacherError where none passes.
     """
     jobs = [
         asdict(template) | {"first": first, "count": min(TEACHERS_PER_JOB, count - first)}
@@ -132,7 +136,7 @@ def _gather(
             else:
                 dropped[first + n] = f"return {reached:.0f}, below {RETURN_REQUIRED:.0f}"
     if not kept:
-        raise ValueError(
+        raise NoTeacherError(
             f"teachers: expected some with a return of {RETURN_REQUIRED:.0f}, found none of "
             f"{fleet.count}: {next(iter(dropped.values()), 'no jobs')}; train longer"
         )
