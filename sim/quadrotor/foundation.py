@@ -68,7 +68,7 @@ ROBUST = Mixture(
     any_attitude=0.2, delay=0.1, noise=0.1, payload=0.1, gusts=0.05, langevin=0.12, brief=0.4
 )
 STEADY = Mixture(
-    any_attitude=0.17, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.12,
+    any_attitude=0.17, far=0.02, delay=0.08, noise=0.1, payload=0.1, gusts=0.05, langevin=0.3,
     brief=0.5,
 )  # fmt: skip
 
@@ -76,7 +76,7 @@ SHAPED = CostWeights(1, 0.1, 0.5, 0.05, 0.02, 0.1, 20)
 TEACHER = CostWeights(1, 0.1, 1, 0.01, 0.005, 0.02, 20)
 SOFT = CostWeights(1, 0.3, 0.7, 0.02, 0.01, 0.02, 4)
 REWARD = CostWeights(1, 0.3, 1, 0, 0, 0, 4)
-CAREFUL = CostWeights(1, 0.4, 1, 0, 0, 0, 20, 0.2)
+CAREFUL = CostWeights(1, 0.4, 1, 0, 0, 0, 20, 0.15)
 """Turning pays later than a horizon sees, hence more for yaw than the protocol's 0.1."""
 
 CURVED = Ranges(thrust_curve_shapes=0.3)
