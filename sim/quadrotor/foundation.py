@@ -201,6 +201,7 @@ def train_bundle(
     where training diverges, and ConnectionError where a process dies.
     """
     torch.set_num_threads(threads)
+    torch.compiler.reset()  # steps of an earlier training in this process count towards a limit
     run = Run.resume(path, config) if resume else Run.create(path, config, command)
     with run:
         each = config.independent_teachers > 0
