@@ -1,7 +1,7 @@
 """SOAP against Adam, and a bound on each flight's gradient against none, at several rates.
 
 A teacher is trained and distilled once for each seed; from there the same student learns through
-the dynamics in each way, undisturbed but for RAPTOR's force, for the same number of iterations.
+the dynamics in each way, in the recipe's first tuning stage, for the same number of iterations.
 The table shows the last fifth of them: figures of the training flights themselves, which are new
 in every iteration. The gradient is what the optimiser would see before its norm is limited.
 
@@ -22,7 +22,6 @@ from torch import Tensor
 from sim.evaluate import text_table
 from sim.quadrotor import descent
 from sim.quadrotor.descent import LOG_EVERY, Silent
-from sim.quadrotor.environment import Mixture
 from sim.quadrotor.foundation import FoundationConfig, distil, make_pool, teach_one, tune
 from sim.quadrotor.networks import Weights
 from sim.quadrotor.soap import BETAS, Soap
@@ -66,9 +65,9 @@ class Way:
 
 
 WAYS = {
-    "Adam": Way(adam, (3e-3, 6e-3, 1.2e-2, 2.4e-2), True),
-    "SOAP": Way(Soap, (3e-3, 6e-3, 1.2e-2), True),
-    "SOAP, no bound": Way(Soap, (1.5e-3, 3e-3, 6e-3), False),
+    "Adam": Way(adam, (6e-3, 1.2e-2, 2.4e-2, 4.8e-2), True),
+    "SOAP": Way(Soap, (6e-3, 1.2e-2, 2.4e-2), True),
+    "SOAP, no bound": Way(Soap, (3e-3, 6e-3, 1.2e-2), False),
 }
 
 
@@ -113,10 +112,7 @@ def _learn(
         stage.schedule,
         iterations=options.iterations, learning_rate=rate, final_learning_rate=rate / 20,
     )  # fmt: skip
-    stage = replace(
-        stage, schedule=schedule, mixture=Mixture(brief=stage.mixture.brief),
-        bound=stage.bound if way.bounded else NO_BOUND,
-    )  # fmt: skip
+    stage = replace(stage, schedule=schedule, bound=stage.bound if way.bounded else NO_BOUND)
     journal, kept = Watched(), descent.Soap
     descent.Soap = way.optimiser  # what descend makes its optimiser with
     began = time.monotonic()
