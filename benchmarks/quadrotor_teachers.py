@@ -52,7 +52,7 @@ class Number:
     """A folder with a run for each count, and the plot."""
     counts: tuple[int, ...] = COUNTS
     iterations: int = 400
-    """Of the teachers; half as many again for the student."""
+    """Of the teachers; twice as many for the student."""
     seed: int = 0
     workers: int = 2
 
@@ -115,7 +115,7 @@ def _config(count: int, options: Number) -> FoundationConfig:
     whole = FoundationConfig(seed=options.seed, independent_teachers=count)
     teach, learn = whole.teacher, whole.distillation
     schedule = replace(teach.schedule, iterations=options.iterations)
-    imitate = replace(learn.schedule, iterations=options.iterations * 3 // 2)
+    imitate = replace(learn.schedule, iterations=2 * options.iterations)
     return replace(
         whole,
         fleets=(Fleet(1.0, Ranges()),),
