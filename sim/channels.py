@@ -1,0 +1,162 @@
+"""What lies between a policy and its robot: noise, bias and latency one way, delay the other.
+
+    observation = ObservationChannel({"joint_position": 7}, count=1024, seed=0, longest=2)
+    action = ActionChannel(actuators, count=1024, longest=2)
+    randomization = Randomization(spec, 0, 1024, models=[engine, observation, action])
+
+Tasks apply these, so that they act alike in every engine; `randomization` sets them, like an
+engine, by the protocol `Parameters`. `longest` is spec.longest("observation_latency"), and of
+"actuator_delay". White noise comes from the counter-based generator, too: it depends on seed,
+environment, episode, signal and step alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sim.draws import FloatArray, Streams, normal_quantile
+from sim.randomization import IdArray
+
+
+class DelayLine:
+    """Gives [N, W] numbers back, each after its own number of steps (a ring buffer)."""
+
+    def __init__(self, count: int, width: int, longest: int) -> None:
+        """No delay yet, and zeros before the first step. `longest` is the most steps."""
+        self._past = np.zeros((longest + 1, count, width))
+        self._newest = np.zeros(count, np.intp)
+        self._delay = np.zeros((count, width), np.intp)
+
+    @property
+    def longest(self) -> int:
+        """Steps."""
+        return len(self._past) - 1
+
+    def set_delay(self, ids: IdArray, column: int | slice, steps: FloatArray) -> None:
+        """Delay a column of environments `ids` [M] by `steps` [M]; [M, W] for several columns.
+
+        Raises ValueError for what is not whole, below zero or above `longest`.
+        """
+        if not ((steps >= 0) & (steps <= self.longest) & (steps == np.round(steps))).all():
+            expected = f"whole numbers of steps from 0 to {self.longest}"
+            raise ValueError(f"delay: expected {expected}; found {np.unique(steps).tolist()[:8]}")
+        self._delay[ids, column] = steps
+
+    def reset(self, ids: IdArray, value: FloatArray) -> None:
+        """Let all earlier values of `ids` [M] have been `value` [M, W]."""
+        self._past[:, ids] = value
+
+    def step(self, ids: IdArray, value: FloatArray) -> FloatArray:
+        """Take the newest values [M, W] of `ids` [M]; return those that arrive now [M, W]."""
+        newest = (self._newest[ids] + 1) % len(self._past)
+        self._newest[ids] = newest
+        self._past[newest, ids] = value
+        slot = (newest[:, None] - self._delay[ids]) % len(self._past)
+        return self._past[slot, ids[:, None], np.arange(value.shape[1])]
+
+
+class ActionChannel:
+    """Delays the commands of K actuators in N environments (see DelayLine)."""
+
+    capabilities = frozenset({"actuator_delay"})
+
+    def __init__(self, actuators: Sequence[str], count: int, longest: int) -> None:
+        """No delay yet."""
+        self._actuators = tuple(actuators)
+        self._line = DelayLine(count, len(self._actuators), longest)
+
+    def reset(self, ids: IdArray, command: FloatArray) -> None:
+        """Begin an episode; until the first command arrives, `command` [M, K] acts."""
+        self._line.reset(ids, command)
+
+    def step(self, ids: IdArray, command: FloatArray) -> FloatArray:
+        """The policy's commands [M, K] to environments `ids` [M] -> those that act now."""
+        return self._line.step(ids, command)
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """See Parameters."""
+        return self._actuators if kind == "actuators" else ()
+
+    def nominal(self, parameter: str, names: Sequence[str]) -> FloatArray:
+        """See Parameters: no delay, [K]."""
+        return np.zeros(len(names))
+
+    def set(self, parameter: str, names: Sequence[str], ids: IdArray, values: FloatArray) -> None:
+        """See Parameters."""
+        for k, name in enumerate(names):
+            self._line.set_delay(ids, self._actuators.index(name), values[:, k])
+
+
+class ObservationChannel:
+    """Measures named signals [N, W] with bias and white noise, and gives them back with latency.
+
+    Until the first measurement arrives, the one at the reset is given.
+    """
+
+    capabilities = frozenset({"observation_noise", "observation_bias", "observation_latency"})
+
+    def __init__(self, widths: Mapping[str, int], count: int, seed: int, longest: int) -> None:
+        """Signals by name and width W; exact until something is set."""
+        self._widths = dict(widths)
+        self._seed = seed
+        self._bias = {name: np.zeros((count, width)) for name, width in widths.items()}
+        self._noise = {name: np.zeros((count, 1)) for name in widths}
+        self._lines = {name: DelayLine(count, width, longest) for name, width in widths.items()}
+        self._episode, self._step = np.zeros((2, count), np.int64)
+        self._streams: dict[str, Streams] = {}
+
+    def reset(self, ids: IdArray, episodes: ArrayLike) -> None:
+        """Begin the episodes [M] of environments `ids` [M]."""
+        self._episode[ids], self._step[ids] = episodes, 0
+
+    def measure(self, ids: IdArray, signals: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """True signals name -> [M, W] of environments `ids` [M] -> what the policy is told.
+
+        To be asked once a control step, and once after a reset. Raises ValueError for other
+        signals than those of the start.
+        """
+        found = {name: value.shape for name, value in signals.items()}
+        expected = {name: (len(ids), width) for name, width in self._widths.items()}
+        if found != expected:
+            raise ValueError(f"measure: expected the signals {expected}; found {found}")
+        measured = {name: self._measure(name, ids, value) for name, value in signals.items()}
+        self._step[ids] += 1
+        return measured
+
+    def _measure(self, name: str, ids: IdArray, value: FloatArray) -> FloatArray:
+        value = value + self._bias[name][ids]
+        if name in self._streams:
+            (u,) = self._streams[name].uniform(ids, self._episode[ids], self._step[ids]).values()
+            value += self._noise[name][ids] * normal_quantile(u.T).T
+        line = self._lines[name]
+        if line.longest == 0:
+            return value
+        first = self._step[ids] == 0
+        line.reset(ids[first], value[first])
+        return line.step(ids, value)
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """See Parameters."""
+        return tuple(self._widths) if kind == "signals" else ()
+
+    def nominal(self, parameter: str, names: Sequence[str]) -> FloatArray:
+        """See Parameters: exact; [K], and [K, W] of the bias of signals of one width."""
+        if parameter == "observation_bias":
+            return np.stack([np.zeros(self._widths[name]) for name in names])
+        return np.zeros(len(names))
+
+    def set(self, parameter: str, names: Sequence[str], ids: IdArray, values: FloatArray) -> None:
+        """See Parameters."""
+        for k, name in enumerate(names):
+            value = values[:, k]
+            if parameter == "observation_bias":
+                self._bias[name][ids] = value
+            elif parameter == "observation_latency":
+                self._lines[name].set_delay(ids, slice(None), value[:, None])
+            else:
+                stream = f"{name}/noise"  # no term's: their names have no /
+                self._streams.setdefault(name, Streams(self._seed, {stream: self._widths[name]}))
+                self._noise[name][ids] = value[:, None]

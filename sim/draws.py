@@ -1,0 +1,207 @@
+"""Counter-based draws: each is a pure function of what it is for, and of nothing else.
+
+    streams = Streams(seed=0, widths={"link_mass": 3})
+    u = streams.uniform(environments, episodes, moments)["link_mass"]  # [M, 3], each in (0, 1)
+    factors = quantile({"log_uniform": (0.5, 2.0)}, u)
+
+Neither the number of environments, nor their order, nor other streams change a draw, so every
+engine gets the same. Each value is the distribution's quantile function of ONE uniform number:
+truncation is exact, and a draw grows with its uniform number. The uniform numbers are the same
+bits on every machine; log-uniform and normal values may differ in their last bit where numpy's
+exp and log do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+WordArray = NDArray[np.uint32]
+
+_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
+_KEY_STEPS = np.array([0x9E3779B9, 0xBB67AE85], np.uint32)
+
+
+def philox(counter: WordArray, key: WordArray) -> WordArray:
+    """Philox4x32-10: counters [4, ...] and keys [2, ...] that broadcast -> random words [4, ...].
+
+    Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    column = (2, *(1,) * (counter.ndim - 1))
+    multipliers, step = _MULTIPLIERS.reshape(column), _KEY_STEPS.reshape(column)
+    even, odd = counter[0::2], counter[1::2]
+    for _ in range(10):
+        product = (even * multipliers)[::-1]  # 64 bits
+        even = (product >> np.uint64(32)).astype(np.uint32) ^ odd ^ key
+        odd = product.astype(np.uint32)
+        key = key + step
+    return np.stack([even[0], odd[0], even[1], odd[1]])
+
+
+class Streams:
+    """Named streams of uniform numbers, `widths[name]` of them per environment and moment."""
+
+    def __init__(self, seed: int, widths: Mapping[str, int]) -> None:
+        """Key each stream by the first 64 bits of BLAKE2b of the seed and its name."""
+        sizes = [-(-width // 4) for width in widths.values()]  # blocks of four words
+        starts = 4 * np.cumsum([0, *sizes])
+        self._rows = {
+            name: slice(start, start + width)
+            for (name, width), start in zip(widths.items(), starts[:-1].tolist(), strict=True)
+        }
+        keys = np.array([_key(seed, name) for name in widths], np.uint32).reshape(-1, 2)
+        self._keys = np.repeat(keys, sizes, axis=0).T[:, :, None]
+        self._blocks = np.concatenate([np.arange(size) for size in (*sizes, 0)])[:, None]
+
+    def uniform(
+        self, environments: ArrayLike, episodes: ArrayLike, moments: ArrayLike
+    ) -> dict[str, FloatArray]:
+        """The numbers of M environments: name -> [M, width], each above 0 and below 1.
+
+        All three are whole numbers [M], or one for all, from 0 to 2^32 - 1; a moment tells draws
+        of one episode apart. Raises ValueError for others.
+        """
+        given = {"environment": environments, "episode": episodes, "moment": moments}
+        ids = np.broadcast_arrays(*(_words(name, value) for name, value in given.items()))
+        blocks, count = len(self._blocks), ids[0].size
+        counter = np.empty((4, blocks, count), np.uint32)
+        counter[:3] = np.stack(ids)[:, None]
+        counter[3] = self._blocks
+        words = philox(counter, self._keys).swapaxes(0, 1)
+        # Environments stay the last axis in memory, where a stream's numbers then lie side by
+        # side; word n becomes (n + 1/2) / 2^32, exactly.
+        numbers = np.multiply(words, 2.0**-32, order="C").reshape(4 * blocks, count)
+        numbers += 2.0**-33
+        return {name: numbers[rows].T for name, rows in self._rows.items()}
+
+
+def _key(seed: int, name: str) -> WordArray:
+    digest = blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return np.frombuffer(digest, "<u4")
+
+
+def _words(name: str, value: ArrayLike) -> WordArray:
+    numbers = np.atleast_1d(np.asarray(value))
+    whole = numbers.ndim == 1 and np.issubdtype(numbers.dtype, np.integer)
+    if not whole or (numbers.size and not (numbers.min() >= 0 and numbers.max() < 2**32)):
+        found = f"{numbers.dtype} {list(numbers.shape)} {numbers.ravel()[:4].tolist()}"
+        raise ValueError(f"{name}: expected whole numbers [M] from 0 to 2^32 - 1; found {found}")
+    return numbers.astype(np.uint32)
+
+
+# Distributions, as they are written in YAML: a mapping whose key says which one it is.
+
+Distribution = dict[str, tuple[float, ...]]
+
+TRUNCATION = 3.0
+"""Standard deviations from its mean at which a normal distribution is cut off."""
+
+_BELOW = math.erfc(TRUNCATION / math.sqrt(2)) / 2  # the share of a normal below the truncation
+
+
+def fault(distribution: Distribution) -> str | None:
+    """What was expected in the place of a distribution that is none; else None."""
+    match distribution:
+        case {"uniform": (low, high), **rest} if not rest:
+            return None if low <= high else "uniform: [low, high] with low at most high"
+        case {"log_uniform": (low, high), **rest} if not rest:
+            fits = 0 < low <= high
+            return None if fits else "log_uniform: [low, high] with 0 below low, low at most high"
+        case {"normal": (_, std), **rest} if not rest:
+            return None if std >= 0 else "normal: [mean, std] with a std of zero or more"
+        case {"choice": (_, *_) as values, "probabilities": shares, **rest} if not rest:
+            fits = len(shares) == len(values) and min(shares) > 0 and abs(sum(shares) - 1) < 1e-9
+            return None if fits else "a probability above 0 for each choice, 1 in all"
+    return (
+        "one of {uniform: [low, high]}, {log_uniform: [low, high]}, {normal: [mean, std]}, "
+        "{choice: [value, ...], probabilities: [share, ...]}"
+    )
+
+
+def extremes(distribution: Distribution) -> tuple[float, ...]:
+    """The lowest and the highest value that can be drawn; of a choice all values."""
+    match distribution:
+        case {"normal": (mean, std)}:
+            return mean - TRUNCATION * std, mean + TRUNCATION * std
+        case {"choice": values}:
+            return values
+    ((low, high),) = distribution.values()
+    return low, high
+
+
+def quantile(distribution: Distribution, u: FloatArray) -> FloatArray:
+    """The values at shares `u` [...] (0 to 1) of a distribution without `fault`."""
+    match distribution:
+        case {"uniform": (low, high)}:
+            values = low * (1 - u) + high * u
+        case {"log_uniform": (low, high)}:
+            values = np.exp(math.log(low) * (1 - u) + math.log(high) * u)
+        case {"normal": (mean, std)}:
+            values = mean + std * normal_quantile(_BELOW + (1 - 2 * _BELOW) * u)
+        case {"choice": options, "probabilities": shares}:
+            index = np.searchsorted(np.cumsum(shares)[:-1], u, side="right")
+            return np.array(options)[index]
+        case _:
+            raise ValueError(f"distribution: expected {fault(distribution)}; found {distribution}")
+    support = extremes(distribution)
+    return values.clip(min(support), max(support))  # what rounding may have passed
+
+
+# Coefficients of numerator and denominator, from the highest power on.
+_CENTRE = np.array(
+    [
+        (2.5090809287301226727e3, 5.2264952788528545610e3),
+        (3.3430575583588128105e4, 2.8729085735721942674e4),
+        (6.7265770927008700853e4, 3.9307895800092710610e4),
+        (4.5921953931549871457e4, 2.1213794301586595867e4),
+        (1.3731693765509461125e4, 5.3941960214247511077e3),
+        (1.9715909503065514427e3, 6.8718700749205790830e2),
+        (1.3314166789178437745e2, 4.2313330701600911252e1),
+        (3.3871328727963666080e0, 1.0),
+    ]
+)
+_TAILS = np.array(
+    [
+        (7.74545014278341407640e-4, 1.05075007164441684324e-9),
+        (2.27238449892691845833e-2, 5.47593808499534494600e-4),
+        (2.41780725177450611770e-1, 1.51986665636164571966e-2),
+        (1.27045825245236838258e0, 1.48103976427480074590e-1),
+        (3.64784832476320460504e0, 6.89767334985100004550e-1),
+        (5.76949722146069140550e0, 1.67638483018380384940e0),
+        (4.63033784615654529590e0, 2.05319162663775882187e0),
+        (1.42343711074968357734e0, 1.0),
+    ]
+)
+
+
+def normal_quantile(u: FloatArray) -> FloatArray:
+    """Standard normal values at shares `u` [...] from 1e-10 to 1 - 1e-10, to 14 digits.
+
+    Source: Wichura, "Algorithm AS 241: the percentage points of the normal distribution", Applied
+    Statistics 37 (1988), without its part for the farthest tails, which no `Streams` reach.
+    """
+    centred = u - 0.5
+    values = centred * _ratio(_CENTRE, 0.180625 - centred**2)
+    outside = np.abs(centred) > 0.425
+    far = u[outside]
+    depth = np.sqrt(-np.log(np.minimum(far, 1 - far)))
+    values[outside] = np.copysign(_ratio(_TAILS, depth - 1.6), far - 0.5)
+    return values
+
+
+def _ratio(coefficients: FloatArray, x: FloatArray) -> FloatArray:
+    numerator, denominator = (_polynomial(column, x) for column in coefficients.T)
+    return numerator / denominator
+
+
+def _polynomial(coefficients: FloatArray, x: FloatArray) -> FloatArray:
+    total = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:  # Horner's scheme, in place
+        total *= x
+        total += coefficient
+    return total
