@@ -1,0 +1,248 @@
+"""Genesis (genesis-world), on the CPU or a GPU, in single precision.
+
+The first build for a model on a machine compiles for minutes; later ones read Genesis's cache
+below XDG_CACHE_HOME (or ~/.cache).
+"""
+
+# Compiled modules of the simulators ship no type information.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import genesis as gs
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from robot_policies.strict import InputError, Violation
+from sim.draws import FloatArray
+from sim.engines.engine import Engine
+from sim.engines.model import Indices, Model
+from sim.randomization import IdArray
+from sim.randomization_terms import PARAMETERS
+
+AGREEMENT = 1e-5
+"""Relative; single precision leaves some 1e-7."""
+
+
+class GenesisEngine(Engine):
+    """Steps all environments in one Genesis scene.
+
+    Models keep to what both engines understand; contacts follow Genesis's own solver, so compare
+    them with MuJoCo's only statistically.
+    """
+
+    name = "genesis"
+
+    def __init__(
+        self, path: Path, count: int, timestep: float, substeps: int, threads: int, device: str
+    ) -> None:
+        """See sim.engines.create."""
+        super().__init__(path, count, timestep, substeps)
+        _initialise(device, threads)
+        self._scene, robot = _scene(self.model, count, self.control_period_s, substeps)
+        self._solver: Any = self._scene.sim.rigid_solver
+        self._map = _Map(self.model.mj, robot)
+        _require_agreement(self)
+        mj = self.model.mj
+        limited = mj.actuator_ctrllimited.astype(bool)[:, None]
+        self._limits = np.where(limited, mj.actuator_ctrlrange, [-np.inf, np.inf]).T
+        self._driven = self._dofs(np.arange(mj.nu), of_actuators=True)
+        self._failed = np.zeros(count, bool)
+
+    def diverged(self) -> IdArray:
+        """See Engine."""
+        self._notice()
+        return np.flatnonzero(self._failed)
+
+    def current(self, parameter: str, names: Sequence[str]) -> FloatArray:
+        """What Genesis itself has for a parameter now: [N, K, ...], K names."""
+        at = self.model.ids(_kind(parameter), names)
+        return _numpy(self._current(parameter, at))
+
+    def _reset(self, ids: IdArray, qpos: FloatArray, qvel: FloatArray) -> None:
+        q, v = np.empty_like(qpos), np.empty_like(qvel)
+        q[:, self._map.q], v[:, self._map.dof] = qpos, qvel
+        self._solver.set_dofs_velocity(_tensor(v), envs_idx=_index(ids), skip_forward=True)
+        self._solver.set_qpos(_tensor(q), envs_idx=_index(ids))  # brings poses up to date, too
+        self._failed[ids] = False
+
+    def _step(self, command: FloatArray, pushed: Indices, force: FloatArray) -> None:
+        self._notice()
+        if self._failed.any():  # Genesis would halt all: these wait at the start for their reset
+            failed = np.flatnonzero(self._failed)
+            mj = self.model.mj
+            self._reset(
+                failed, np.tile(mj.qpos0, (failed.size, 1)), np.zeros((failed.size, mj.nv))
+            )
+            self._failed[failed] = True
+        targets = np.clip(command, *self._limits)
+        self._solver.control_dofs_position(_tensor(targets), self._driven)
+        if pushed.size:  # Genesis clears forces after a control step
+            self._solver.apply_links_external_wrench(
+                force=_tensor(force),
+                links_idx=self._map.link[pushed].tolist(),
+                ref=gs.constants.link_ref_frame.link_COM,
+            )
+        self._scene.step(update_visualizer=False)
+
+    def _notice(self) -> None:
+        """Genesis leaves the state of an environment as it was before it failed."""
+        self._failed |= self._solver.get_error_envs_mask().cpu().numpy()
+        positions, velocities = self._solver.get_qpos(), self._solver.get_dofs_velocity()
+        finite = positions.isfinite().all(1) & velocities.isfinite().all(1)
+        self._failed |= ~finite.cpu().numpy()
+
+    def _joints(self, field: str, ids: Indices) -> FloatArray:
+        mj = self.model.mj
+        if field == "joint_position":
+            return _numpy(self._solver.get_qpos())[:, self._map.q[mj.jnt_qposadr[ids]]]
+        return _numpy(self._solver.get_dofs_velocity())[:, self._map.dof[mj.jnt_dofadr[ids]]]
+
+    def _bodies(self, field: str, ids: Indices) -> FloatArray:
+        links = self._map.link[ids]
+        if field == "body_position":
+            return _numpy(self._solver.get_links_pos())[:, links]
+        return _numpy(self._solver.get_links_quat())[:, links][..., [1, 2, 3, 0]]
+
+    def _set(self, parameter: str, at: Indices, ids: IdArray, values: FloatArray) -> None:
+        envs, solver = _index(ids), self._solver
+        if parameter in _OF_LINKS:
+            if parameter == "inertia":
+                values = values[..., None] * np.eye(3)
+            set_values = getattr(solver, f"set_links_{_OF_LINKS[parameter]}")
+            set_values(_tensor(values), self._map.link[at].tolist(), envs)
+        elif parameter == "friction":
+            ratio = values / self.model.mj.geom_friction[at, 0]
+            solver.set_geoms_friction_ratio(_tensor(ratio), self._map.geom[at].tolist(), envs)
+        else:
+            dofs = self._dofs(at, of_actuators=parameter in ("kp", "kd"))
+            getattr(solver, f"set_dofs_{_OF_DOFS[parameter]}")(_tensor(values), dofs, envs)
+
+    def _current(self, parameter: str, at: Indices) -> Tensor:
+        solver = self._solver
+        if parameter in _OF_LINKS:
+            values = getattr(solver, f"get_links_{_OF_LINKS[parameter]}")()[:, self._map.link[at]]
+            return values.diagonal(dim1=-2, dim2=-1) if parameter == "inertia" else values
+        if parameter == "friction":
+            geoms = self._map.geom[at]
+            return solver.get_geoms_friction()[geoms] * solver.get_geoms_friction_ratio()[:, geoms]
+        dofs = self._dofs(at, of_actuators=parameter in ("kp", "kd"))
+        return getattr(solver, f"get_dofs_{_OF_DOFS[parameter]}")(dofs)
+
+    def _dofs(self, at: Indices, of_actuators: bool) -> list[int]:
+        joints = self.model.joint_of(at) if of_actuators else at
+        return self._map.dof[self.model.mj.jnt_dofadr[joints]].tolist()
+
+
+# What Genesis calls the parameters.
+_OF_LINKS = {"mass": "mass", "inertia": "inertia", "centre_of_mass": "COM"}
+_OF_DOFS = {
+    "damping": "damping",
+    "armature": "armature",
+    "stiffness": "stiffness",
+    "kp": "kp",
+    "kd": "kv",
+}
+
+
+class _Map:
+    """Where Genesis has what MuJoCo has at an index; -1 where it has nothing."""
+
+    def __init__(self, mj: mujoco.MjModel, robot: Any) -> None:
+        links = {link.name: link.idx for link in robot.links}
+        geoms = {geom.metadata.get("name"): geom.idx for geom in robot.geoms}
+        self.link = np.array([links.get(mj.body(b).name, -1) for b in range(mj.nbody)])
+        self.geom = np.array([geoms.get(mj.geom(g).name, -1) for g in range(mj.ngeom)])
+        self.q, self.dof = np.full(mj.nq, -1), np.full(mj.nv, -1)
+        joints = {joint.name: joint for joint in robot.joints}
+        for j in range(mj.njnt):
+            # A joint without a name is called as its body.
+            joint = joints[mj.joint(j).name or mj.body(mj.jnt_bodyid[j]).name]
+            first_q, first_dof = mj.jnt_qposadr[j], mj.jnt_dofadr[j]
+            self.q[first_q : first_q + len(joint.qs_idx)] = joint.qs_idx
+            self.dof[first_dof : first_dof + len(joint.dofs_idx)] = joint.dofs_idx
+
+
+_threads = 0
+"""Of Genesis in this process, once it has begun; 0 before."""
+
+
+def _initialise(device: str, threads: int) -> None:
+    """Begin with Genesis, which is done once in a process."""
+    global _threads
+    backend = gs.gpu if device == "gpu" else gs.cpu
+    if not gs._initialized:
+        os.environ["QD_NUM_THREADS"] = str(threads)
+        gs.init(backend=backend, precision="32", logging_level="warning")
+        _threads = threads
+    if threads != _threads:
+        expected = f"{_threads}, as in the first use of Genesis in this process"
+        raise ValueError(f"threads: expected {expected}; found {threads}")
+    if (gs.backend == gs.cpu) != (device == "cpu"):
+        raise ValueError(
+            f"device: expected {gs.backend.name}, which Genesis runs on; found {device}"
+        )
+
+
+def _scene(model: Model, count: int, control_period_s: float, substeps: int) -> tuple[Any, Any]:
+    scene = gs.Scene(
+        sim_options=gs.options.SimOptions(
+            dt=control_period_s, substeps=substeps, gravity=tuple(model.mj.opt.gravity)
+        ),
+        rigid_options=gs.options.RigidOptions(
+            integrator=gs.integrator.implicitfast,
+            batch_links_info=True,
+            batch_dofs_info=True,
+            # As MuJoCo: what touches in the file's own pose collides, too.
+            enable_neutral_collision=True,
+        ),
+        show_viewer=False,
+    )
+    robot = scene.add_entity(
+        # None and False: no rotor inertia and no frames but those in the file.
+        gs.morphs.MJCF(
+            file=str(model.path), default_armature=None, align=False, visualization=False
+        )
+    )
+    scene.build(n_envs=count)
+    return scene, robot
+
+
+def _require_agreement(engine: GenesisEngine) -> None:
+    if violations := list(_disagreements(engine)):
+        raise InputError(violations)
+
+
+def _disagreements(engine: GenesisEngine) -> Iterator[Violation]:
+    """Where Genesis read something else from the file than MuJoCo."""
+    mend = "change the model so that both engines read it alike, or use mujoco"
+    for parameter in sorted(engine.capabilities - {"push"}):
+        for name in engine.names(_kind(parameter)):
+            expected = engine.nominal(parameter, (name,))[0]
+            found = engine.current(parameter, (name,))[0, 0]
+            if not np.allclose(found, expected, rtol=AGREEMENT, atol=1e-8):
+                where = f"{engine.model.path.name} {name}.{parameter}"
+                yield Violation(where, f"{expected} as in MuJoCo", f"{found} in Genesis", mend)
+
+
+def _kind(parameter: str) -> str:
+    return PARAMETERS[parameter].of
+
+
+def _index(ids: IdArray) -> Tensor:
+    return torch.as_tensor(np.asarray(ids, np.int32), device=gs.device)
+
+
+def _tensor(values: FloatArray) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=gs.device)
+
+
+def _numpy(values: Tensor) -> FloatArray:
+    return values.cpu().numpy().astype(np.float64)
