@@ -13,6 +13,7 @@ ONBOARD = ["numpy>=1.26", "onnxruntime>=1.20", "pyyaml>=6", "tyro>=0.9", "rich>=
 TRAIN = [
     "torch>=2.6",
     "mujoco>=4.0,<4.1",
+    "gymnasium>=1.1",
     "genesis-world>=1.4,<2",
     "onnx>=1.17",
     "onnxscript>=0.3",
@@ -73,7 +74,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=[f"{PACKAGE}*", "sim*", "deploy*"]),
-    package_data={PACKAGE: ["py.typed", "zoo/*/*"]},
+    package_data={PACKAGE: ["py.typed", "zoo/*/*"], "sim": ["models/*.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -218,9 +218,10 @@ def _is_checkpoint(document: Mapping[Any, Any]) -> bool:
 
 
 def _build_network(family: str, sizes: Mapping[str, Any]) -> nn.Module:
+    from robot_policies.models.actor import ActorPolicy
     from robot_policies.models.foundation import FoundationPolicy
 
-    families: dict[str, type[nn.Module]] = {"foundation": FoundationPolicy}
+    families: dict[str, type[nn.Module]] = {"actor": ActorPolicy, "foundation": FoundationPolicy}
     if family not in families:
         expected = "one of " + ", ".join(families)
         mend = "export it with the release that trained it"

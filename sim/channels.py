@@ -29,6 +29,7 @@ class DelayLine:
         self._past = np.zeros((longest + 1, count, width))
         self._newest = np.zeros(count, np.intp)
         self._delay = np.zeros((count, width), np.intp)
+        self._late = False  # some delay may be above zero
 
     @property
     def longest(self) -> int:
@@ -44,6 +45,7 @@ class DelayLine:
             expected = f"whole numbers of steps from 0 to {self.longest}"
             raise ValueError(f"delay: expected {expected}; found {np.unique(steps).tolist()[:8]}")
         self._delay[ids, column] = steps
+        self._late |= bool(np.any(steps))
 
     def reset(self, ids: IdArray, value: FloatArray) -> None:
         """Let all earlier values of `ids` [M] have been `value` [M, W]."""
@@ -54,6 +56,8 @@ class DelayLine:
         newest = (self._newest[ids] + 1) % len(self._past)
         self._newest[ids] = newest
         self._past[newest, ids] = value
+        if not self._late:
+            return value.copy()
         slot = (newest[:, None] - self._delay[ids]) % len(self._past)
         return self._past[slot, ids[:, None], np.arange(value.shape[1])]
 
@@ -135,7 +139,8 @@ class ObservationChannel:
         if line.longest == 0:
             return value
         first = self._step[ids] == 0
-        line.reset(ids[first], value[first])
+        if first.any():
+            line.reset(ids[first], value[first])
         return line.step(ids, value)
 
     def names(self, kind: str) -> tuple[str, ...]:

@@ -187,7 +187,7 @@ def _initialise(device: str, threads: int) -> None:
         raise ValueError(f"threads: expected {expected}; found {threads}")
     if (gs.backend == gs.cpu) != (device == "cpu"):
         raise ValueError(
-            f"device: expected {gs.backend.name}, which Genesis runs on; found {device}"
+            f"device: expected {gs.backend.name}, which Genesis runs on; found {device}"  # pyright: ignore[reportOptionalMemberAccess]
         )
 
 

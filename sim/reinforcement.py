@@ -1,0 +1,439 @@
+"""Proximal policy optimisation in a task of sim/tasks: from nothing to a bundle, in one folder.
+
+    config = ReinforcementConfig(seed=0, task="arm-reach", engine="mujoco", environments=1024)
+    bundle = train_bundle(config, Path("runs/reach"), resume=False, threads=2, command="...")
+
+The algorithm is rsl_rl's (rsl-rl-lib); stages, checkpoints and export are this project's.
+Three kinds of actors: feed-forward, recurrent, and one with an adaptation module (RMA, arXiv
+2107.04034): it first learns with an encoder that is told the robot's parameters, then a memory
+learns to infer from experience what the encoder says. The critic may be told the parameters and
+the true signals, which no robot knows (an asymmetric critic, arXiv 1710.06542).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel, RNNModel
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from robot_policies.bundle import PolicyBundle
+from robot_policies.contract import SCHEMA_VERSION, Chunk, Contract, Conventions, Provenance, State
+from robot_policies.export import export, record, save_checkpoint
+from robot_policies.graph import Source, model_card, provenance, random_inputs
+from robot_policies.models.actor import ActorPolicy, layers
+from robot_policies.strict import require
+from sim import tasks
+from sim.randomization_terms import Spec
+from sim.runs import Run, plain
+from sim.tasks import Task
+
+POLICY, PRIVILEGED, PARAMETERS = "policy", "privileged", "parameters"
+"""Groups of observations: what the robot knows; what only a simulator knows; of the latter, the
+randomised parameters."""
+FIGURES = ("return", "success", "final_distance", "length")
+"""Of the episodes that ended, for the log."""
+CHECKPOINT_S = 30.0
+SAVE_EVERY = 25
+"""Iterations of the adaptation."""
+NORMALISER_EPS = 1e-2
+"""What rsl_rl adds to a standard deviation."""
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Network:
+    """The actor's shape; the critic has the same layers."""
+
+    hidden: tuple[int, ...] = (256, 128)
+    """Widths of the layers."""
+    memory: int = 0
+    """Size of the recurrent state; 0: feed-forward."""
+    context: int = 0
+    """How many numbers the adaptation module infers from its memory; 0: none."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Of PPO, arXiv 1707.06347; the learning rate follows the policy's change (desired_kl)."""
+
+    iterations: int = 300
+    steps: int = 24
+    """Of each environment in an iteration."""
+    epochs: int = 5
+    mini_batches: int = 4
+    learning_rate: float = 1e-3
+    """At first."""
+    desired_kl: float = 0.01
+    discount: float = 0.98
+    gae: float = 0.95
+    """Lambda of generalised advantage estimation, arXiv 1506.02438."""
+    clip: float = 0.2
+    entropy: float = 0.0
+    value: float = 1.0
+    """Weight of the critic's loss."""
+    initial_std: float = 0.5
+    """Of the actions' noise."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How the memory learns to infer the context, where there is one."""
+
+    iterations: int = 200
+    steps: int = 24
+    """A gradient goes back through."""
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class ReinforcementConfig:
+    """Everything that decides how the policy comes out."""
+
+    seed: int
+    task: str
+    engine: str
+    robot: Path | None = None
+    """A YAML file with a robot of your own (see sim/tasks/README.md)."""
+    environments: int = 1024
+    randomization: Spec | None = None
+    """None: the robot as in its model."""
+    privileged_critic: bool = True
+    """The critic is told the true signals and the parameters."""
+    network: Network = field(default_factory=Network)
+    ppo: Optimisation = field(default_factory=Optimisation)
+    adaptation: Adaptation = field(default_factory=Adaptation)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        network = self.network
+        require(
+            "configuration",
+            (self.seed >= 0, "seed", "at least 0", self.seed),
+            (self.environments >= 1, "environments", "at least 1", self.environments),
+            (
+                network.memory > 0 or network.context == 0,
+                "network.memory", "a memory that infers the context", network.memory,
+            ),
+            (
+                network.context == 0 or self.randomization is not None,
+                "randomization", "some, for a context to infer", None,
+            ),
+        )  # fmt: skip
+
+
+def train_bundle(
+    config: ReinforcementConfig, path: Path, *, resume: bool, threads: int, command: str
+) -> PolicyBundle:
+    """Train in the run folder `path`, and leave the bundle at path/bundle.
+
+    Raises what sim.runs.Run and sim.tasks.make raise.
+    """
+    torch.set_num_threads(threads)
+    run = Run.resume(path, config) if resume else Run.create(path, config, command)
+    with run:
+        task = make_task(config, threads)
+        algorithm = learn(task, config, run)
+        actor = adapt(task, config, algorithm, run) if config.network.context else None
+        actor = actor or actor_of(algorithm.get_policy(), config.network)
+        if report := task.divergence_report():
+            print(report, file=sys.stderr)
+        seconds = {stage: asdict(run.seconds(stage)) for stage in run.stages}
+        document = {"command": run.command, "seconds": seconds, "configuration": plain(config)}
+        return write_bundle(actor, task, document, config, path)
+
+
+def make_task(config: ReinforcementConfig, threads: int) -> Task:
+    """The task that a configuration names."""
+    return tasks.make(
+        config.task, engine=config.engine, count=config.environments, seed=config.seed,
+        threads=threads, randomization=config.randomization, robot=config.robot,
+    )  # fmt: skip
+
+
+# Learning.
+
+
+def learn(task: Task, config: ReinforcementConfig, run: Run) -> PPO:
+    """PPO to its end, or on from the run's checkpoint; after a resume episodes begin anew."""
+    plan = config.ppo
+    torch.manual_seed(config.seed)
+    seen = groups(task.reset(seed=config.seed)[0], task)
+    task.stagger()
+    algorithm = make_ppo(seen, task, config)
+    first = _load(algorithm, run, plan.iterations)
+    with run.progress("ppo", plan.iterations, first) as bar:
+        saved = time.monotonic()
+        for iteration in range(first, plan.iterations):
+            seen, figures = _collect(algorithm, task, seen, plan.steps)
+            losses = algorithm.update()
+            bar.update(iteration + 1, figures)
+            learned = {"learning_rate": algorithm.learning_rate} | losses
+            run.log("ppo", iteration + 1, figures | learned)
+            if time.monotonic() - saved > CHECKPOINT_S:
+                run.save("ppo", iteration + 1, algorithm.save())
+                saved = time.monotonic()
+    if run.finished("ppo") is None:
+        run.finish("ppo", algorithm.save())
+    return algorithm
+
+
+def groups(told: Mapping[str, np.ndarray], task: Task) -> TensorDict:
+    """What is observed, for rsl_rl."""
+    arrays = {name: torch.from_numpy(value) for name, value in told.items()}
+    if task.parameters.shape[1]:
+        arrays[PARAMETERS] = torch.from_numpy(task.parameters.astype(np.float32))
+    return TensorDict(arrays, batch_size=[task.num_envs])  # type: ignore[arg-type]
+
+
+def _collect(
+    algorithm: PPO, task: Task, seen: TensorDict, steps: int
+) -> tuple[TensorDict, dict[str, float]]:
+    """Act for some steps; what is seen then, and means over the episodes that ended."""
+    ended: dict[str, list[np.ndarray]] = {}
+    with torch.inference_mode():
+        for _ in range(steps):
+            told, reward, terminated, truncated, infos = task.step(algorithm.act(seen).numpy())
+            seen = groups(told, task)
+            done, late = (torch.from_numpy(v) for v in (terminated | truncated, truncated))
+            extras = {"time_outs": late.float()}
+            algorithm.process_env_step(seen, torch.from_numpy(reward).float(), done, extras)
+            for name in FIGURES if infos else ():
+                ended.setdefault(name, []).append(infos["final_info"][name][infos["_final_info"]])
+        algorithm.compute_returns(seen)
+    means = {name: float(np.concatenate(values).mean()) for name, values in ended.items()}
+    return seen, means
+
+
+def make_ppo(seen: TensorDict, task: Task, config: ReinforcementConfig) -> PPO:
+    """rsl_rl's algorithm with this configuration's networks."""
+    network, plan = config.network, config.ppo
+    common = {"hidden_dims": list(network.hidden), "activation": "elu", "obs_normalization": True}
+    recurrent = {
+        "class_name": RNNModel, "rnn_type": "gru", "rnn_hidden_dim": network.memory,
+    }  # fmt: skip
+    actor = common | {"class_name": MLPModel}
+    if network.context:
+        actor |= {"class_name": ContextModel, "context": network.context}
+    elif network.memory:
+        actor |= recurrent
+    std = {"class_name": "GaussianDistribution", "init_std": plan.initial_std, "std_type": "log"}
+    critic = common | {"class_name": MLPModel}
+    if network.memory and not config.privileged_critic:
+        critic |= recurrent
+    settings = {
+        "actor": actor | {"distribution_cfg": std},
+        "critic": critic,
+        "obs_groups": {
+            "actor": [POLICY],
+            "critic": [POLICY, PRIVILEGED] if config.privileged_critic else [POLICY],
+        },
+        "num_steps_per_env": plan.steps,
+        "multi_gpu": None,
+        "algorithm": {
+            "class_name": PPO, "num_learning_epochs": plan.epochs,
+            "num_mini_batches": plan.mini_batches, "clip_param": plan.clip,
+            "gamma": plan.discount, "lam": plan.gae, "value_loss_coef": plan.value,
+            "entropy_coef": plan.entropy, "learning_rate": plan.learning_rate,
+            "desired_kl": plan.desired_kl, "schedule": "adaptive",
+        },
+    }  # fmt: skip
+    with redirect_stdout(io.StringIO()):  # it prints its networks
+        algorithm = PPO.construct_algorithm(seen, _Shape(task), settings, "cpu")
+    algorithm.train_mode()
+    return algorithm
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """All that rsl_rl asks of an environment when it makes its networks."""
+
+    task: Task
+
+    @property
+    def num_envs(self) -> int:
+        return self.task.num_envs
+
+    @property
+    def num_actions(self) -> int:
+        return sum(len(action.elements) for action in self.task.action)
+
+
+class ContextModel(MLPModel):
+    """An actor that is told the parameters, through an encoder: the first phase of RMA."""
+
+    def __init__(self, *args: Any, context: int, **kwargs: Any) -> None:
+        """As MLPModel, which sees the observation and `context` numbers."""
+        self._context = context
+        super().__init__(*args, **kwargs)
+        self.encoder = nn.Sequential(layers(self._told, (64,)), nn.Linear(64, context))
+
+    def get_latent(self, obs: TensorDict, masks: Any = None, hidden_state: Any = None) -> Tensor:
+        """The normalised observation and what the encoder says."""
+        return torch.cat([self.obs_normalizer(obs[POLICY]), self.encoder(obs[PARAMETERS])], dim=-1)
+
+    def _get_obs_dim(self, obs: TensorDict, obs_groups: Any, obs_set: str) -> tuple[Any, int]:
+        self._told = obs[PARAMETERS].shape[-1]
+        return super()._get_obs_dim(obs, obs_groups, obs_set)
+
+    def _get_latent_dim(self) -> int:
+        return self.obs_dim + self._context
+
+
+def _load(algorithm: PPO, run: Run, iterations: int) -> int:
+    """Take over what the run has; returns the next iteration."""
+    if (result := run.finished("ppo")) is not None:
+        algorithm.load(result, None, True)
+        return iterations
+    iteration, payload = run.load("ppo") or (0, None)
+    if payload is not None:
+        algorithm.load(payload, None, True)
+    return iteration
+
+
+# The second phase of RMA.
+
+
+def adapt(task: Task, config: ReinforcementConfig, algorithm: PPO, run: Run) -> ActorPolicy:
+    """Let a memory infer, from what the robot sees, what the encoder knows from the parameters.
+
+    The actor acts on what its own memory infers, so that it learns where that leads it.
+    """
+    told, plan = algorithm.get_policy(), config.adaptation
+    pupil = _Pupil(actor_of(told, config.network), plan.learning_rate, task.num_envs)
+    if (result := run.finished("adaptation")) is not None:
+        pupil.actor.load_state_dict(result["actor"])
+        return pupil.actor
+    first, payload = run.load("adaptation") or (0, None)
+    if payload is not None:
+        pupil.load(payload)
+    seen = groups(task.reset(seed=config.seed + 1)[0], task)
+    with run.progress("adaptation", plan.iterations, first) as bar:
+        for iteration in range(first, plan.iterations):
+            errors = []
+            for _ in range(plan.steps):
+                with torch.no_grad():
+                    known = told.encoder(seen[PARAMETERS])
+                action, inferred = pupil.act(seen[POLICY])
+                errors.append((inferred - known).square().mean())
+                obs, _, terminated, truncated, _ = task.step(action.numpy())
+                pupil.forget(torch.from_numpy(terminated | truncated))
+                seen = groups(obs, task)
+            figures = {"error": pupil.learn(torch.stack(errors).mean())}
+            bar.update(iteration + 1, figures)
+            run.log("adaptation", iteration + 1, figures)
+            if (iteration + 1) % SAVE_EVERY == 0:
+                run.save("adaptation", iteration + 1, pupil.payload())
+    run.finish("adaptation", {"actor": pupil.actor.state_dict()})
+    return pupil.actor
+
+
+class _Pupil:
+    """An actor whose memory and context learn; the rest of it stays."""
+
+    def __init__(self, actor: ActorPolicy, learning_rate: float, count: int) -> None:
+        assert actor.memory is not None and actor.context is not None
+        self.actor = actor
+        self._learned = [*actor.memory.parameters(), *actor.context.parameters()]
+        self._optimiser = torch.optim.Adam(self._learned, lr=learning_rate)
+        self._state = torch.zeros(count, actor.memory.hidden_size)
+
+    def act(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Of observation [N, Do]: action [N, Da], without a gradient, and inferred [N, C]."""
+        seen = self.actor.normalise(observation)
+        self._state, inferred = self.actor.infer(seen, self._state)
+        with torch.no_grad():
+            return self.actor.decide(seen, inferred)[0], inferred
+
+    def forget(self, done: Tensor) -> None:
+        """Begin new episodes where `done` [N]."""
+        self._state = torch.where(done[:, None], 0.0, self._state)
+
+    def learn(self, loss: Tensor) -> float:
+        """One step of the optimiser; the loss."""
+        self._optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._learned, 1.0)
+        self._optimiser.step()
+        self._state = self._state.detach()
+        return float(loss.detach())
+
+    def payload(self) -> dict[str, Any]:
+        """A checkpoint."""
+        return {"actor": self.actor.state_dict(), "optimiser": self._optimiser.state_dict()}
+
+    def load(self, payload: Mapping[str, Any]) -> None:
+        """Take a checkpoint over."""
+        self.actor.load_state_dict(payload["actor"])
+        self._optimiser.load_state_dict(payload["optimiser"])
+
+
+# The bundle.
+
+
+def actor_of(model: Any, network: Network) -> ActorPolicy:
+    """The deployable actor with the weights of rsl_rl's; an adaptation module is yet untrained."""
+    *hidden, head = [m for m in model.mlp.modules() if isinstance(m, nn.Linear)]
+    size = model.obs_normalizer.mean.numel()
+    actor = ActorPolicy(size, head.out_features, network.hidden, network.memory, network.context)
+    with torch.no_grad():
+        actor.mean.copy_(model.obs_normalizer.mean)
+        actor.scale.copy_(1 / (model.obs_normalizer.std + NORMALISER_EPS))
+        own = [m for m in actor.body if isinstance(m, nn.Linear)]
+        for mine, theirs in zip((*own, actor.head), (*hidden, head), strict=True):
+            mine.load_state_dict(theirs.state_dict())
+        if actor.memory is not None and not network.context:
+            weights = {n.removesuffix("_l0"): w for n, w in model.rnn.rnn.named_parameters()}
+            actor.memory.load_state_dict(weights)
+    return actor
+
+
+def contract_of(task: Task, network: Network, name: str, origin: Provenance) -> Contract:
+    """The contract of an actor in a task, whose signals and commands it takes over."""
+    size = network.memory
+    return Contract(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        family="actor",
+        robot=task.robot,
+        observation=task.observation,
+        action=task.action,
+        chunk=Chunk(steps=1, interval_s=1 / task.timing.control_hz),
+        conventions=Conventions(),
+        timing=task.timing,
+        state=(State("state", "next_state", (size,), (0.0,) * size),) if size else (),
+        noise=(),
+        feature="feature",
+        gains=task.gains,
+        tolerance=TOLERANCE,
+        provenance=origin,
+        calibration=None,
+    )
+
+
+def write_bundle(
+    actor: ActorPolicy, task: Task, training: Mapping[str, Any], config: ReinforcementConfig,
+    path: Path,
+) -> PolicyBundle:  # fmt: skip
+    """Export the actor to path/bundle, exchanging an earlier one; checkpoint.pt has it, too."""
+    origin = provenance("trained by this project, in simulation", "MIT", (config.seed,), "")
+    contract = contract_of(task, config.network, config.task, origin)
+    sizes = {
+        "observation_size": contract.observation_size, "action_size": contract.action_size,
+        **asdict(config.network),
+    }  # fmt: skip
+    save_checkpoint(path / "checkpoint.pt", actor, sizes, contract, training)
+    golden = record(actor, contract, *random_inputs(contract, seed=config.seed))
+    source = Source(training, model_card(contract, training["command"], task.scene.about))
+    return export(actor, contract, golden, source, path / "bundle", replace=True)
