@@ -141,9 +141,9 @@ def train_bundle(
     Raises what sim.runs.Run and sim.tasks.make raise.
     """
     torch.set_num_threads(threads)
+    task = make_task(config, threads)  # which refuses what cannot be, before there is a folder
     run = Run.resume(path, config) if resume else Run.create(path, config, command)
     with run:
-        task = make_task(config, threads)
         algorithm = learn(task, config, run)
         actor = adapt(task, config, algorithm, run) if config.network.context else None
         actor = actor or actor_of(algorithm.get_policy(), config.network)

@@ -1,0 +1,180 @@
+"""PPO in tasks: what is exported is what was trained, and a run goes on where it ended."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from robot_policies import load_policy
+from robot_policies.strict import InputError
+from sim import reinforcement
+from sim.randomization_terms import Spec, Term
+from sim.reinforcement import (
+    PARAMETERS,
+    Adaptation,
+    Network,
+    Optimisation,
+    ReinforcementConfig,
+    actor_of,
+    groups,
+    make_ppo,
+    make_task,
+    train_bundle,
+)
+from sim.runs import Run
+
+PAYLOAD = Spec((
+    Term(
+        name="payload", parameter="mass", names=("link7",), operation="add",
+        distribution={"uniform": (0.0, 0.5)}, shared=False, interval_s=None,
+    ),
+))  # fmt: skip
+KINDS = {
+    "feed-forward": Network(hidden=(16, 8)),
+    "recurrent": Network(hidden=(16, 8), memory=6),
+    "context": Network(hidden=(16, 8), memory=6, context=3),
+}
+
+
+def configuration(kind: str = "feed-forward", iterations: int = 2) -> ReinforcementConfig:
+    return ReinforcementConfig(
+        seed=0, task="arm-reach", engine="mujoco", environments=8, randomization=PAYLOAD,
+        network=KINDS[kind], ppo=Optimisation(iterations=iterations, steps=4),
+        adaptation=Adaptation(iterations=2, steps=4),
+    )  # fmt: skip
+
+
+def train(config: ReinforcementConfig, path, resume: bool = False):
+    return train_bundle(config, path, resume=resume, threads=1, command="train")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_actor_goes_from_nothing_to_a_bundle(kind, tmp_path):
+    train(configuration(kind), tmp_path / "run")
+    policy = load_policy(str(tmp_path / "run" / "bundle"))
+    task = make_task(configuration(kind), threads=1)
+    task.reset(seed=5)
+    policy.reset(batch=8)
+    command = policy.step(task.signals())["joint_position"]
+    assert command.shape == (8, 1, 7)
+    assert [s.name for s in policy.contract.observation] == [s.name for s in task.observation]
+    assert policy.contract.gains == task.gains
+
+
+@pytest.mark.parametrize("kind", ["feed-forward", "recurrent"])
+def test_the_exported_actor_is_the_trained_one(kind):
+    config = configuration(kind)
+    task = make_task(config, threads=1)
+    seen = groups(task.reset(seed=0)[0], task)
+    algorithm = make_ppo(seen, task, config)
+    theirs = algorithm.get_policy()
+    theirs.update_normalization(seen)
+    ours, state = actor_of(theirs, config.network), torch.zeros(8, 6)
+    for _ in range(5):
+        with torch.no_grad():
+            expected = theirs(seen)
+            memory = () if kind == "feed-forward" else (state,)
+            found, *states, _ = ours(seen["policy"].unsqueeze(1), *memory)
+        state = states[0] if states else state
+        torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=1e-6)
+        seen = groups(task.step(found[:, 0].numpy())[0], task)
+
+
+def test_the_normaliser_travels_inside_the_actor():
+    config = configuration()
+    task = make_task(config, threads=1)
+    seen = groups(task.reset(seed=0)[0], task)
+    algorithm = make_ppo(seen, task, config)
+    algorithm.get_policy().update_normalization(seen)
+    actor = actor_of(algorithm.get_policy(), config.network)
+    torch.testing.assert_close(actor.mean, seen["policy"].mean(dim=0))
+    assert actor.scale.max() > 10  # a signal that hardly varies is scaled up
+
+
+def test_a_memory_learns_what_the_encoder_knows(tmp_path):
+    config = replace(
+        configuration("context"), adaptation=Adaptation(iterations=40, steps=4, learning_rate=1e-2)
+    )
+    train(config, tmp_path / "run")
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    errors = [line["metrics"]["error"] for line in lines if line["stage"] == "adaptation"]
+    assert np.mean(errors[-5:]) < 0.7 * np.mean(errors[:5])
+
+
+def test_an_actor_that_is_told_the_parameters_depends_on_them():
+    config = configuration("context")
+    task = make_task(config, threads=1)
+    seen = groups(task.reset(seed=0)[0], task)
+    actor = make_ppo(seen, task, config).get_policy()
+    other = seen.clone()
+    other[PARAMETERS] = -seen[PARAMETERS]
+    with torch.no_grad():
+        assert not torch.allclose(actor(seen), actor(other))
+
+
+def test_the_critic_alone_is_told_what_no_robot_knows():
+    config = configuration()
+    task = make_task(config, threads=1)
+    seen = groups(task.reset(seed=0)[0], task)
+    algorithm = make_ppo(seen, task, config)
+    sizes = [seen["policy"].shape[1], seen["privileged"].shape[1]]
+    assert algorithm.actor.obs_dim == sizes[0]
+    assert algorithm.critic.obs_dim == sum(sizes)
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(reinforcement, "CHECKPOINT_S", 0.0)
+    config, path = configuration(iterations=4), tmp_path / "run"
+    collect, calls = reinforcement._collect, []
+
+    def dies_at_the_third(*arguments):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return collect(*arguments)
+
+    monkeypatch.setattr(reinforcement, "_collect", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, path)
+    train(config, path, resume=True)
+    assert len(calls) == 3 + 2  # iterations 3 and 4
+    again = len(calls)
+    train(config, path, resume=True)
+    assert len(calls) == again  # finished: nothing is trained twice
+
+
+def test_a_diverging_environment_is_named_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    make = reinforcement.make_task
+
+    def with_a_bad_one(*arguments):
+        task = make(*arguments)
+        diverged, steps = task.scene.diverged, []
+
+        def third_step():
+            steps.append(0)
+            return np.array([5]) if len(steps) == 3 else diverged()
+
+        monkeypatch.setattr(task.scene, "diverged", third_step)
+        return task
+
+    monkeypatch.setattr(reinforcement, "make_task", with_a_bad_one)
+    train(configuration(), tmp_path / "run")
+    assert "1 of 8 environments diverged (5: once)" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path):
+    with pytest.raises(InputError, match="a memory that infers the context"):
+        replace(configuration(), network=Network(context=4))
+    with pytest.raises(InputError, match="some, for a context to infer"):
+        replace(configuration("context"), randomization=None)
+    with pytest.raises(ValueError, match="expected one of arm-reach"):
+        train(replace(configuration(), task="arm-dance"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_resumes_only_with_its_own_configuration(tmp_path):
+    train(configuration(), tmp_path / "run")
+    with pytest.raises(ValueError, match="iterations"):
+        Run.resume(tmp_path / "run", configuration(iterations=9))
