@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
@@ -227,8 +227,8 @@ class Sign:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a policy in simulation: everything from nothing to a bundle, in one run folder.
+class TrainQuadrotor:
+    """Train one policy for every quadrotor: teacher, distillation, tuning through the dynamics.
 
     Example: robot-policies train quadrotor/foundation --output runs/first --seed 0
 
@@ -236,8 +236,6 @@ class Train:
     metrics.jsonl, TensorBoard's events, checkpoints, and at the end the bundle.
     """
 
-    task: Positional[Literal["quadrotor/foundation"]]
-    """TASK/FAMILY."""
     output: Path
     """The run's folder; a new one, but for --resume."""
     seed: int
@@ -274,13 +272,121 @@ class Train:
                 "--executor ray: expected --independent-teachers N, found none; the one teacher "
                 "of all is trained by this process"
             )
-        command = shlex.join(["robot-policies", *sys.argv[1:]])
         return _written(
             train_bundle(
                 config, self.output, resume=self.resume, executor=self.executor,
-                workers=self.workers, threads=self.threads, command=command,
+                workers=self.workers, threads=self.threads, command=_command_line(),
             )
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainReinforcement:
+    """Train a policy for a task of sim/tasks by reinforcement learning (PPO), in one run folder.
+
+    Killed, it goes on with --resume. The folder holds the configuration, metrics.jsonl,
+    TensorBoard's events, checkpoints, and at the end the bundle.
+    """
+
+    output: Path
+    """The run's folder; a new one, but for --resume."""
+    seed: int
+    """Of targets, randomisation and weights."""
+    resume: bool = False
+    """Go on with the run in this folder, which must have the same configuration."""
+    config: Path | None = None
+    """YAML with all of the configuration, such as another run's config.yaml (but the seed is
+    --seed's); the task's own where omitted."""
+    engine: Literal["mujoco", "genesis", "torch"] | None = None
+    """What simulates: mujoco or genesis the arms (mujoco where omitted), torch the quadrotor."""
+    randomization: Path | None = None
+    """YAML with what is randomised, as config/randomization_example.yaml explains."""
+    robot: Path | None = None
+    """YAML with a robot of your own, as config/arm_example.yaml explains."""
+    environments: int | None = None
+    """How many are simulated at once."""
+    threads: int = 2
+    """Of torch and of the engine."""
+    json: Json = False
+
+    task: ClassVar[str]
+
+    def run(self) -> Outcome:
+        """Train; the bundle is written last."""
+        from sim.reinforcement import configure, train_bundle
+
+        given = (self.config, self.randomization, self.robot)
+        _require_files("a YAML file", [path for path in given if path is not None])
+        config = configure(
+            self.task, self.seed, engine=self.engine, file=self.config,
+            randomization=self.randomization, robot=self.robot, environments=self.environments,
+        )  # fmt: skip
+        return _written(
+            train_bundle(
+                config, self.output, resume=self.resume, threads=self.threads,
+                command=_command_line(),
+            )
+        )  # fmt: skip
+
+
+class TrainReach(TrainReinforcement):
+    """Train an arm to bring its hand to a target, by reinforcement learning (PPO).
+
+    Example: robot-policies train arm-reach/ppo --output runs/reach --seed 0
+
+    Killed, it goes on with --resume. sim/tasks/README.md explains the tasks, and how to bring
+    your own robot.
+    """
+
+    task = "arm-reach"
+
+
+class TrainPush(TrainReinforcement):
+    """Train an arm to push a box to a goal, by reinforcement learning (PPO).
+
+    Example: robot-policies train arm-push/ppo --output runs/push --seed 0
+
+    Killed, it goes on with --resume. sim/tasks/README.md explains the tasks, and how to bring
+    your own robot.
+    """
+
+    task = "arm-push"
+
+
+class TrainHover(TrainReinforcement):
+    """Train a quadrotor to hold a position, by reinforcement learning (PPO).
+
+    Example: robot-policies train quadrotor/ppo --output runs/hover --seed 0
+
+    Killed, it goes on with --resume. sim/tasks/README.md explains the tasks, and how to bring
+    your own robot.
+    """
+
+    task = "quadrotor"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a policy in simulation: everything from nothing to a bundle, in one run folder.
+
+    Example: robot-policies train arm-reach/ppo --output runs/reach --seed 0
+    """
+
+    task: (
+        Annotated[TrainQuadrotor, tyro.conf.subcommand("quadrotor/foundation")]
+        | Annotated[TrainReach, tyro.conf.subcommand("arm-reach/ppo")]
+        | Annotated[TrainPush, tyro.conf.subcommand("arm-push/ppo")]
+        | Annotated[TrainHover, tyro.conf.subcommand("quadrotor/ppo")]
+    )
+
+    @property
+    def json(self) -> bool:
+        """As the chosen task says."""
+        return self.task.json
+
+    def run(self) -> Outcome:
+        """Run the chosen training."""
+        return self.task.run()
 
 
 @dataclass(frozen=True)
@@ -480,6 +586,10 @@ def _require_files(kind: str, paths: Iterable[Path]) -> None:
         if not path.is_file():
             found = "a directory" if path.is_dir() else "nothing"
             raise UsageError(f"{path}: expected {kind}, found {found}; correct the path")
+
+
+def _command_line() -> str:
+    return shlex.join(["robot-policies", *sys.argv[1:]])
 
 
 def _require_compiler() -> None:

@@ -70,7 +70,7 @@ Outcomes = Generator[Outcome, None, None]
 def run_jobs(
     function: Function,
     jobs: Sequence[Job],
-    folder: str | Path,
+    folder: str | Path | None,
     *,
     executor: Literal["local", "ray"],
     workers: int,
@@ -85,7 +85,8 @@ def run_jobs(
         function: at the top level of an importable module; takes a dict of JSON values and
             returns a dict of tensors and JSON values. It runs with one torch thread.
         jobs: what to call it with. Equal jobs are done once.
-        folder: where results are stored, as SHA256.pt; made if missing.
+        folder: where results are stored, as SHA256.pt; made if missing. None: nowhere, for a
+            function that itself knows what it has done.
         executor: "local" for processes of this machine; "ray" for the cluster at RAY_ADDRESS, or
             for this machine where that is not set.
         workers: how many jobs run at a time.
@@ -102,14 +103,16 @@ def run_jobs(
             f"{executor!r} and {workers}"
         )
     name = _qualified_name(function)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks: dict[Path, _Task] = {}
+    if executor == "ray":
+        require_ray()
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    tasks: dict[str, _Task] = {}
     for index, job in enumerate(jobs):
         text = _canonical(job, index)
         key = hashlib.sha256(json.dumps([name, version, text]).encode()).hexdigest()
-        path = folder / f"{key}.pt"
-        tasks.setdefault(path, _Task(function, text, key, path)).indices.append(index)
+        path = None if folder is None else Path(folder) / f"{key}.pt"
+        tasks.setdefault(key, _Task(function, text, key, path)).indices.append(index)
     crew = _LocalCrew if executor == "local" else _RayCrew
     return Results(list(tasks.values()), lambda: crew(workers))
 
@@ -144,7 +147,7 @@ class Results:
         return self._outcomes
 
     def _run(self, tasks: list[_Task], make_crew: Callable[[], _Crew]) -> Outcomes:
-        stored = [task for task in tasks if task.path.exists()]
+        stored = [task for task in tasks if task.path is not None and task.path.exists()]
         for task in stored:
             yield from self._note(task, _load(task))
         missing = deque(task for task in tasks if task not in stored)
@@ -180,7 +183,8 @@ class _Task:
     function: Function
     job: str
     key: str
-    path: Path
+    path: Path | None
+    """Of its result; None: it is not stored."""
     indices: list[int] = field(default_factory=list)
 
 
@@ -246,12 +250,13 @@ def _reply_from(document: bytes) -> _Reply:
 
 
 def _store(task: _Task, reply: _Reply) -> None:
-    if reply.value is not None:
+    if reply.value is not None and task.path is not None:
         content = {"value": reply.value, "cpu_seconds": reply.cpu_seconds}
         save_atomically(task.path, {"format": _FORMAT, "key": task.key, "job": task.job} | content)
 
 
 def _load(task: _Task) -> _Reply:
+    assert task.path is not None  # only stored results are loaded
     document = load_strictly(task.path)
     known = isinstance(document, dict) and document.get("format") == _FORMAT
     if not known or document["key"] != task.key:
@@ -283,6 +288,10 @@ class _Worker:
     def __init__(self) -> None:
         self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin_worker)
         self.pid = self.pool.submit(os.getpid)
+
+    def dismiss(self) -> None:
+        """End an idle process, so that it frees what its libraries hold."""
+        self.pool.shutdown(wait=True)
 
     def kill(self) -> None:
         """End the process whatever it does."""
@@ -360,7 +369,10 @@ class _LocalCrew:
     def close(self) -> Iterator[tuple[_Task, _Reply]]:
         ended = {future: task for future, (_, task, _) in self._running.items() if future.done()}
         for worker in self._workers:
-            worker.kill()
+            if worker in self._idle:
+                worker.dismiss()
+            else:
+                worker.kill()
         for future, task in ended.items():
             if not future.exception():
                 yield task, _reply_from(future.result())
@@ -370,15 +382,8 @@ class _RayCrew:
     """A Ray cluster, or this machine as one; Ray itself begins jobs again whose worker died."""
 
     def __init__(self, workers: int) -> None:
-        try:
-            import ray
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                'executor "ray": expected the package ray, found none; install '
-                'robot_policies[ray], or take executor "local"',
-                name="ray",
-            ) from None
-        self._ray, self._workers = ray, workers
+        self._ray, self._workers = require_ray(), workers
+        ray = self._ray
         self._ours = not ray.is_initialized()
         if self._ours and os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False)
@@ -423,6 +428,19 @@ class _RayCrew:
                 line = f"Ray: {type(error).__name__}; job {task.job}"
                 reply = _Reply(error=line, details=str(error))
             yield task, reply
+
+
+def require_ray() -> Any:
+    """The module ray. Raises ModuleNotFoundError, saying how to install it."""
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'executor "ray": expected the package ray, found none; install '
+            'robot_policies[ray], or take executor "local"',
+            name="ray",
+        ) from None
+    return ray
 
 
 def _perform_on_ray(function: Function, job: str) -> bytes:

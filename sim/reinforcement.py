@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ from robot_policies.contract import SCHEMA_VERSION, Chunk, Contract, Conventions
 from robot_policies.export import export, record, save_checkpoint
 from robot_policies.graph import Source, model_card, provenance, random_inputs
 from robot_policies.models.actor import ActorPolicy, layers
-from robot_policies.strict import require
+from robot_policies.strict import InputError, Violation, require
+from robot_policies.strict_yaml import decode_yaml
 from sim import tasks
-from sim.randomization_terms import Spec
+from sim.randomization_terms import Spec, load
 from sim.runs import Run, plain
 from sim.tasks import Task
 
@@ -131,6 +132,27 @@ class ReinforcementConfig:
                 "randomization", "some, for a context to infer", None,
             ),
         )  # fmt: skip
+
+
+def configure(
+    task: str, seed: int, *, engine: str | None, file: Path | None, randomization: Path | None,
+    robot: Path | None, environments: int | None,
+) -> ReinforcementConfig:  # fmt: skip
+    """The configuration of `file`, or the task's own, with what else is not None.
+
+    Raises InputError, with every violation, for files that hold something else.
+    """
+    config = ReinforcementConfig(seed, task, "torch" if task == "quadrotor" else "mujoco")
+    if file is not None:
+        config = replace(decode_yaml(ReinforcementConfig, file, "configuration"), seed=seed)
+        if config.task != task:
+            found = [Violation("configuration.task", task, config.task, "name the right file")]
+            raise InputError(found)
+    given = {
+        "engine": engine, "robot": robot, "environments": environments,
+        "randomization": None if randomization is None else load(randomization),
+    }  # fmt: skip
+    return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 
 def train_bundle(

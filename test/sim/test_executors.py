@@ -63,6 +63,14 @@ def test_every_job_is_done_once_and_its_result_is_found_again(tmp_path):
     assert log.read_text().split().count("1") == 2
 
 
+def test_without_a_folder_nothing_is_stored(tmp_path):
+    log = tmp_path / "log"
+    for _ in range(2):
+        assert squares(finish([{"x": 1, "log": str(log)}] * 2, None)) == {0: 1, 1: 1}
+    assert log.read_text().split() == ["1", "1"]  # equal jobs once, in each call
+    assert list(tmp_path.iterdir()) == [log]
+
+
 def test_an_exception_is_recorded_and_the_other_jobs_go_on(tmp_path):
     jobs = [{"x": 1}, {"x": 2, "fail": True}, {"x": 3, "odd": True}, {"x": 4}]
     results = finish(jobs, tmp_path)
@@ -158,5 +166,5 @@ def test_ray_does_the_same_jobs(tmp_path):
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"install robot_policies\[ray\]") as caught:
-        finish([{"x": 1}], tmp_path, executor="ray")
-    assert caught.value.name == "ray"
+        finish([{"x": 1}], tmp_path / "jobs", executor="ray")
+    assert caught.value.name == "ray" and not (tmp_path / "jobs").exists()
