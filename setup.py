@@ -14,6 +14,9 @@ TRAIN = [
     "torch>=2.6",
     "mujoco>=4.0,<4.1",
     "gymnasium>=1.1",
+    "rsl-rl-lib>=5.5,<6",
+    "pyarrow>=15",
+    "av>=12",
     "genesis-world>=1.4,<2",
     "onnx>=1.17",
     "onnxscript>=0.3",
@@ -24,7 +27,7 @@ TRAIN = [
     "foundation-policy>=1.0.2,<2",
 ]
 
-# The paper's teachers (gymnasium comes with it), and training spread over a cluster.
+# The paper's teachers, and training spread over a cluster.
 SAC = ["stable-baselines3>=2.6"]
 RAY = ["ray>=2.40"]
 

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 import tyro
 
+from sim.estimate import Estimate
 from sim.evaluate import COLUMNS, Evaluation, cells, run, text_table
 from sim.evaluate import Options as Flown
 from sim.executors import run_jobs
 from sim.quadrotor import airframes as frames
 from sim.quadrotor.airframes import Ranges
 from sim.quadrotor.environment import Flights, Mixture
-from sim.quadrotor.evaluation import Estimate
 from sim.quadrotor.foundation import Fleet, FoundationConfig, train_bundle
 from sim.quadrotor.networks import Weights
 from sim.quadrotor.rollout import Rating, rate, teacher_act

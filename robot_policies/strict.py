@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 MAX_JSON_BYTES = 4_000_000
@@ -159,6 +160,8 @@ def _decode_tuple(kind: Any, value: object, where: str, violations: list[Violati
 
 
 def _decode_scalar(kind: type, value: object, where: str, violations: list[Violation]) -> Any:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -169,7 +172,10 @@ def _decode_scalar(kind: type, value: object, where: str, violations: list[Viola
         return number
     if type(value) is kind:
         return value
-    names = {str: "a text", int: "a whole number", float: "a finite number", bool: "true or false"}
+    names = {
+        str: "a text", int: "a whole number", float: "a finite number", bool: "true or false",
+        Path: "a path",
+    }  # fmt: skip
     return _refuse(violations, where, names.get(kind, str(kind)), value)
 
 

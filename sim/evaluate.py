@@ -23,6 +23,7 @@ from torch import Tensor
 from robot_policies import OnnxPolicy, load_policy
 from robot_policies.contract import Contract
 from robot_policies.strict import ContractError, Violation
+from sim.estimate import Estimate
 from sim.quadrotor import airframes, l2f_peer, scenario, trajectories
 from sim.quadrotor.airframes import Airframes
 from sim.quadrotor.cases import CASES, Case
@@ -31,7 +32,6 @@ from sim.quadrotor.dynamics import PROTOCOL_DT, State
 from sim.quadrotor.evaluation import (
     EPISODE_STEPS,
     PROTOCOL_LIMITS,
-    Estimate,
     Limits,
     Result,
     pool,

@@ -169,8 +169,8 @@ def train_bundle(
         algorithm = learn(task, config, run)
         actor = adapt(task, config, algorithm, run) if config.network.context else None
         actor = actor or actor_of(algorithm.get_policy(), config.network)
-        if report := task.divergence_report():
-            print(report, file=sys.stderr)
+        if task.diverged.any():
+            print(task.divergence_report(), file=sys.stderr)
         seconds = {stage: asdict(run.seconds(stage)) for stage in run.stages}
         document = {"command": run.command, "seconds": seconds, "configuration": plain(config)}
         return write_bundle(actor, task, document, config, path)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sim.estimate import Estimate
 from sim.quadrotor.airframes import Airframes
 from sim.quadrotor.disturbances import UNDISTURBED, Disturbances, World
 from sim.quadrotor.dynamics import PROTOCOL_DT, Parts, State, Step, check_dt, check_finite, step
@@ -62,19 +63,6 @@ class Limits:
 
 
 PROTOCOL_LIMITS = Limits()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Value and interval with three significant digits."""
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True)
