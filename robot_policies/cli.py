@@ -65,6 +65,17 @@ class Command(Protocol):
 
 
 Json = Annotated[bool, arg(help="Print one JSON document on standard output.")]
+Executor = Literal["local", "ray", "shard"]
+Sweep = Annotated[
+    Path | None,
+    arg(
+        help="YAML with a grid of configurations, as config/sweep_example.yaml explains: a run "
+        "for each, in the folder of --output, done once; call again to go on."
+    ),
+]
+ShardText = Annotated[
+    str | None, arg(help="I/N, with --executor shard: every N-th run from the I-th, for Slurm.")
+]
 Replace = Annotated[bool, arg(help="Exchange an existing bundle for the new one.")]
 
 
@@ -238,8 +249,8 @@ class TrainQuadrotor:
 
     output: Path
     """The run's folder; a new one, but for --resume."""
-    seed: int
-    """Of quadrotors, flights and weights."""
+    seed: int | None = None
+    """Of quadrotors, flights and weights; to be given, but for --sweep."""
     resume: bool = False
     """Go on with the run in this folder, which must have the same configuration."""
     config: Path | None = None
@@ -249,10 +260,12 @@ class TrainQuadrotor:
     """YAML with the quadrotors to train for, as config/quadrotor_ranges.yaml explains."""
     independent_teachers: int | None = None
     """RAPTOR's method: this many teachers of one quadrotor each."""
-    executor: Literal["local", "ray"] = "local"
-    """Where independent teachers are trained: processes here, or a Ray cluster."""
+    sweep: Sweep = None
+    executor: Executor = "local"
+    """Where the runs of a sweep, or independent teachers, are trained."""
+    shard: ShardText = None
     workers: int = 2
-    """How many jobs of such teachers at a time."""
+    """How many runs of a sweep, or jobs of independent teachers, at a time."""
     threads: int = 1
     """Of torch, in each of the processes that the configuration asks for."""
     json: Json = False
@@ -260,21 +273,26 @@ class TrainQuadrotor:
     def run(self) -> Outcome:
         """Train; the bundle is written last."""
         _require_compiler()
+        if self.sweep is not None:
+            return _sweep("quadrotor/foundation", self)
+        _require_no_shard(self)
         from sim.quadrotor.foundation import configure, train_bundle
 
         given = [path for path in (self.config, self.ranges) if path is not None]
         _require_files("a YAML file", given)
         config = configure(
-            self.seed, self.config, self.ranges, independent_teachers=self.independent_teachers
-        )
+            _given_seed(self), self.config, self.ranges,
+            independent_teachers=self.independent_teachers,
+        )  # fmt: skip
         if self.executor == "ray" and config.independent_teachers == 0:
             raise UsageError(
                 "--executor ray: expected --independent-teachers N, found none; the one teacher "
                 "of all is trained by this process"
             )
+        executor = "ray" if self.executor == "ray" else "local"
         return _written(
             train_bundle(
-                config, self.output, resume=self.resume, executor=self.executor,
+                config, self.output, resume=self.resume, executor=executor,
                 workers=self.workers, threads=self.threads, command=_command_line(),
             )
         )  # fmt: skip
@@ -290,8 +308,8 @@ class TrainReinforcement:
 
     output: Path
     """The run's folder; a new one, but for --resume."""
-    seed: int
-    """Of targets, randomisation and weights."""
+    seed: int | None = None
+    """Of targets, randomisation and weights; to be given, but for --sweep."""
     resume: bool = False
     """Go on with the run in this folder, which must have the same configuration."""
     config: Path | None = None
@@ -305,20 +323,29 @@ class TrainReinforcement:
     """YAML with a robot of your own, as config/arm_example.yaml explains."""
     environments: int | None = None
     """How many are simulated at once."""
+    sweep: Sweep = None
+    executor: Executor = "local"
+    """Where the runs of a sweep are done."""
+    shard: ShardText = None
+    workers: int = 2
+    """How many runs of a sweep at a time."""
     threads: int = 2
-    """Of torch and of the engine."""
+    """Of torch and of the engine; 1 in a sweep."""
     json: Json = False
 
     task: ClassVar[str]
 
     def run(self) -> Outcome:
         """Train; the bundle is written last."""
+        if self.sweep is not None:
+            return _sweep(f"{self.task}/ppo", self)
+        _require_no_shard(self)
         from sim.reinforcement import configure, train_bundle
 
         given = (self.config, self.randomization, self.robot)
         _require_files("a YAML file", [path for path in given if path is not None])
         config = configure(
-            self.task, self.seed, engine=self.engine, file=self.config,
+            self.task, _given_seed(self), engine=self.engine, file=self.config,
             randomization=self.randomization, robot=self.robot, environments=self.environments,
         )  # fmt: skip
         return _written(
@@ -390,24 +417,13 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Fly bundles side by side in simulation, on the same quadrotors, starts and disturbances.
+class RaptorProtocol:
+    """Without --engine: quadrotors in RAPTOR's protocol."""
 
-    Example: robot-policies evaluate zoo:raptor bundles/mine --cases nominal delay10 --output out
-
-    `robot-policies evaluate --cases` lists the cases. Every figure comes with its 95 % interval,
-    and with its paired difference from the first bundle's.
-    """
-
-    bundles: Positional[tuple[str, ...]] = ()
-    """Paths or zoo:NAME; give them before the options."""
-    task: Literal["quadrotor"] = "quadrotor"
     protocol: Literal["raptor"] = "raptor"
     """raptor: 500 steps of 10 ms from a start within 0.5 m, as in arXiv 2509.11481."""
     quadrotors: int | None = None
     """How many are sampled for each seed (128 where omitted)."""
-    episodes: int = 8
-    """Flights of each quadrotor."""
     seeds: tuple[int, ...] = (0, 1)
     """One set of quadrotors for each."""
     cases: tuple[str, ...] = ("nominal",)
@@ -422,38 +438,140 @@ class Evaluate:
     """l2f: the RAPTOR authors' own."""
     l2f_python: Path | None = None
     """A Python with l2f, numpy, onnxruntime and pyyaml; this one where omitted."""
+
+
+@dataclass(frozen=True)
+class TaskEpisodes:
+    """With --engine: episodes of a task, whose parameters may be randomised."""
+
+    engine: Literal["mujoco", "genesis", "torch"] | None = None
+    """mujoco or genesis for the arms, torch for the quadrotor."""
+    randomization: Path | None = None
+    """YAML with what is randomised, as config/randomization_example.yaml explains."""
+    robot: Path | None = None
+    """YAML with a robot of your own, as config/arm_example.yaml explains."""
+    environments: int = 250
+    """Simulated at once. With the seed it decides what is drawn for an episode."""
+    interval: Literal["wilson", "exact"] = "wilson"
+    """Of the success rate; exact is Clopper and Pearson's."""
+    worst_by: Literal["final_distance", "return"] = "final_distance"
+    """What makes an episode a bad one."""
+    worst: int = 10
+    """How many of the worst episodes are listed, with what goes with them."""
+    pictures: tuple[int, ...] = ()
+    """Episodes to plot, for every bundle."""
+    videos: tuple[int, ...] = ()
+    """Episodes to film, for every bundle; of an arm, with MUJOCO_GL=egl where no screen is."""
+    threads: int = 1
+    """Of the engine."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run bundles side by side in simulation, with the same robots, starts and disturbances.
+
+    Example: robot-policies evaluate zoo:raptor bundles/mine --cases nominal delay10 --output out
+
+    Example: robot-policies evaluate bundles/reach --task arm-reach --engine mujoco
+
+    `robot-policies evaluate --cases` lists the cases of the first kind. Every figure comes with
+    its 95 % interval, and with its paired difference from the first bundle's.
+    """
+
+    bundles: Positional[tuple[str, ...]] = ()
+    """Paths or zoo:NAME; give them before the options."""
+    task: Literal["quadrotor", "arm-reach", "arm-push"] = "quadrotor"
+    episodes: int | None = None
+    """Flights of each quadrotor (8 where omitted), or episodes of a task (1000)."""
     output: Path | None = None
-    """A new folder for result.json, plots and one HTML page."""
+    """A new folder for result.json, plots and one HTML page; of a task also episodes.parquet."""
     seed: int = 0
-    """Of the bootstrap, and of policies that draw noise."""
+    """Of the bootstrap, of policies that draw noise, and of all that a task draws."""
+    flights: RaptorProtocol = RaptorProtocol()
+    in_task: TaskEpisodes = TaskEpisodes()
     json: Json = False
 
     def run(self) -> Outcome:
-        """Fly; exit 3 where a bundle is refused or is not one of a quadrotor."""
-        from sim.evaluate import CASES, Options, run, table, text_table
-
-        if not self.cases:
-            listed = [(name, case.description) for name, case in CASES.items()]
-            return Outcome(PASS, dict(listed), [_table(("case", ""), listed)])
+        """Simulate; exit 3 where a bundle is refused or does not fit the task."""
+        if not self.flights.cases:
+            return _list_cases()
         for bundle in self.bundles:
             _require_bundle(bundle)
         if self.output is not None and self.output.exists():
             raise UsageError(f"{self.output}: expected no such folder yet; give a new name")
-        options = Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
-        evaluation = run(options)
-        shown: list[RenderableType] = []
-        for case in options.cases:
-            shown += [
-                f"{case}: {CASES[case].description}",
-                text_table(*table(evaluation, case)),
-                "",
-            ]
-        if self.output is not None:
-            from sim.evaluate_page import write
+        if self.in_task.engine is not None:
+            _require_default("--engine", self.flights, RaptorProtocol())
+            return _evaluate_in_task(self)
+        if self.task != "quadrotor":
+            raise UsageError(f"--engine: expected what simulates {self.task}, found none")
+        _require_default("the protocol of RAPTOR; add --engine", self.in_task, TaskEpisodes())
+        return _evaluate_flights(self)
 
-            write(evaluation, self.output)
-            shown.append(f"wrote {self.output / 'index.html'}")
-        return Outcome(PASS, evaluation.document(), shown)
+
+def _list_cases() -> Outcome:
+    from sim.evaluate import CASES
+
+    listed = [(name, case.description) for name, case in CASES.items()]
+    return Outcome(PASS, dict(listed), [_table(("case", ""), listed)])
+
+
+def _require_default(chosen: str, found: Any, default: Any) -> None:
+    """Refuse options of the other kind of evaluation."""
+    for entry in fields(found):
+        if (value := getattr(found, entry.name)) != getattr(default, entry.name):
+            option = f"--{entry.name.replace('_', '-')}"
+            raise UsageError(f"{option}: expected none with {chosen}; found {value}")
+
+
+def _evaluate_flights(command: Evaluate) -> Outcome:
+    from sim.evaluate import CASES, Options, run, table, text_table
+
+    flights = {k: v for k, v in vars(command.flights).items() if k != "protocol"}
+    if command.episodes is not None:
+        flights["episodes"] = command.episodes
+    options = Options(command.bundles, seed=command.seed, **flights)
+    evaluation = run(options)
+    shown: list[RenderableType] = []
+    for case in options.cases:
+        shown += [
+            f"{case}: {CASES[case].description}",
+            text_table(*table(evaluation, case)),
+            "",
+        ]
+    if command.output is not None:
+        from sim.evaluate_page import write
+
+        write(evaluation, command.output)
+        shown.append(f"wrote {command.output / 'index.html'}")
+    return Outcome(PASS, evaluation.document(), shown)
+
+
+def _evaluate_in_task(command: Evaluate) -> Outcome:
+    from sim.evaluate import text_table
+    from sim.tasks.evaluation import (
+        Options,
+        correlation_table,
+        remarks,
+        run,
+        table,
+        worst_table,
+    )
+
+    given = {} if command.episodes is None else {"episodes": command.episodes}
+    options = Options(
+        command.bundles, command.task, output=command.output, seed=command.seed,
+        **vars(command.in_task), **given,
+    )  # fmt: skip
+    evaluation = run(options)
+    shown: list[RenderableType] = [text_table(*table(evaluation)), *remarks(evaluation)]
+    for bundle in options.bundles:
+        headings, rows = correlation_table(evaluation, bundle)
+        if rows:
+            shown += ["", f"{bundle}: what goes with bad episodes", text_table(headings, rows)]
+        shown += ["", f"{bundle}: the worst", text_table(*worst_table(evaluation, bundle))]
+    if command.output is not None:
+        shown.append(f"wrote {command.output / 'index.html'}")
+    return Outcome(PASS, evaluation.document(), shown)
 
 
 @dataclass(frozen=True)
@@ -586,6 +704,33 @@ def _require_files(kind: str, paths: Iterable[Path]) -> None:
         if not path.is_file():
             found = "a directory" if path.is_dir() else "nothing"
             raise UsageError(f"{path}: expected {kind}, found {found}; correct the path")
+
+
+def _given_seed(command: TrainQuadrotor | TrainReinforcement) -> int:
+    if command.seed is None:
+        raise UsageError("--seed: expected a number, found none; runs differ by it")
+    return command.seed
+
+
+def _require_no_shard(command: TrainQuadrotor | TrainReinforcement) -> None:
+    if command.executor == "shard" or command.shard is not None:
+        raise UsageError("--executor shard and --shard: expected a --sweep to share; found none")
+
+
+def _sweep(task: str, command: TrainQuadrotor | TrainReinforcement) -> Outcome:
+    """Train what a grid asks for; exit 1 where a run fails."""
+    from sim.evaluate import text_table
+    from sim.sweeps import Options, sweep
+
+    assert command.sweep is not None
+    _require_files("a YAML file", [command.sweep])
+    options = Options(
+        task, command.sweep, command.output, executor=command.executor, shard=command.shard,
+        workers=command.workers, command=_command_line(),
+    )  # fmt: skip
+    summary = sweep(options)
+    code = PASS if summary.ok else GATE_FAILED
+    return Outcome(code, summary.document(), [text_table(*summary.table()), *summary.failures()])
 
 
 def _command_line() -> str:
