@@ -198,7 +198,7 @@ def learn(task: Task, config: ReinforcementConfig, run: Run) -> PPO:
     with run.progress("ppo", plan.iterations, first) as bar:
         saved = time.monotonic()
         for iteration in range(first, plan.iterations):
-            seen, figures = _collect(algorithm, task, seen, plan.steps)
+            seen, figures = collect(algorithm, task, seen, plan.steps)
             losses = algorithm.update()
             bar.update(iteration + 1, figures)
             learned = {"learning_rate": algorithm.learning_rate} | losses
@@ -219,7 +219,7 @@ def groups(told: Mapping[str, np.ndarray], task: Task) -> TensorDict:
     return TensorDict(arrays, batch_size=[task.num_envs])  # type: ignore[arg-type]
 
 
-def _collect(
+def collect(
     algorithm: PPO, task: Task, seen: TensorDict, steps: int
 ) -> tuple[TensorDict, dict[str, float]]:
     """Act for some steps; what is seen then, and means over the episodes that ended."""

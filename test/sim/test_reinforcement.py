@@ -127,7 +127,7 @@ def test_the_critic_alone_is_told_what_no_robot_knows():
 def test_a_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(reinforcement, "CHECKPOINT_S", 0.0)
     config, path = configuration(iterations=4), tmp_path / "run"
-    collect, calls = reinforcement._collect, []
+    collect, calls = reinforcement.collect, []
 
     def dies_at_the_third(*arguments):
         calls.append(0)
@@ -135,7 +135,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return collect(*arguments)
 
-    monkeypatch.setattr(reinforcement, "_collect", dies_at_the_third)
+    monkeypatch.setattr(reinforcement, "collect", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         train(config, path)
     train(config, path, resume=True)
