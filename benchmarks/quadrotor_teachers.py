@@ -27,7 +27,7 @@ import torch
 import tyro
 
 from sim.estimate import Estimate
-from sim.evaluate import COLUMNS, Evaluation, cells, run, text_table
+from sim.evaluate import COLUMNS, Evaluation, cells, run
 from sim.evaluate import Options as Flown
 from sim.executors import run_jobs
 from sim.quadrotor import airframes as frames
@@ -37,6 +37,7 @@ from sim.quadrotor.foundation import Fleet, FoundationConfig, train_bundle
 from sim.quadrotor.networks import Weights
 from sim.quadrotor.rollout import Rating, rate, teacher_act
 from sim.quadrotor.teachers import NoTeacherError, TeacherJob, train_job
+from sim.tables import text_table
 
 COUNTS = (1, 4, 16, 64, 256, 1000)
 TOLD = "one, told"

@@ -30,7 +30,6 @@ import tyro
 import yaml
 
 from robot_policies import load_policy
-from sim.evaluate import text_table
 from sim.randomization_terms import Spec, Term
 from sim.reinforcement import (
     Network,
@@ -43,6 +42,7 @@ from sim.reinforcement import (
     train_bundle,
 )
 from sim.runs import plain
+from sim.tables import text_table
 from sim.tasks import Task
 from sim.tasks.evaluation import Evaluation, evaluate
 from sim.tasks.evaluation import Options as Evaluated

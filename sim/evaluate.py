@@ -288,17 +288,6 @@ def cells(figures: Mapping[str, Estimate]) -> list[str]:
     return [_cell(figures[name], scale, form) for name, (_, scale, form) in COLUMNS.items()]
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns; it is too wide to be folded legibly."""
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    lines = (
-        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (columns, rule, *rows)
-    )
-    return "\n".join(f"| {line} |" for line in lines)
-
-
 def _cell(estimate: Estimate, scale: float, form: str) -> str:
     value, low, high = (
         "-" if math.isnan(number) else f"{scale * number:{form}}"

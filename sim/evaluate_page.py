@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from robot_policies.report_page import CSS
 from sim.evaluate import Evaluation, table
 from sim.quadrotor.cases import CASES
 from sim.quadrotor.dynamics import PROTOCOL_DT
+from sim.tables import html_table
 
 COLOURS = ("#2b6cb8", "#cf6415", "#2a8a5b", "#9b4a9c", "#8a6d1f", "#4a4f57")
 PANEL = (4.4, 3.0)
@@ -122,7 +122,7 @@ def _page(evaluation: Evaluation, images: dict[str, bytes]) -> str:
     ]
     for case in options.cases:
         parts.append(f"<h2>{escape(case)}</h2><p>{escape(CASES[case].description)}</p>")
-        parts.append(_html_table(*table(evaluation, case)))
+        parts.append(html_table(*table(evaluation, case)))
     parts += [_html_image(name, content) for name, content in images.items()]
     body = "\n".join(parts)
     return (
@@ -131,13 +131,6 @@ def _page(evaluation: Evaluation, images: dict[str, bytes]) -> str:
         f"<title>Evaluation</title>\n<style>{CSS}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
-
-
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<div class=scroll><table class=numbers><tr>{head}</tr>{body}</table></div>"
 
 
 def _html_image(name: str, content: bytes) -> str:

@@ -96,6 +96,7 @@ def run_jobs(
         ValueError: another executor, fewer than one worker, a function that a worker could not
             import, a job that is not JSON; while iterating: a stored result is damaged.
         ModuleNotFoundError: ray is not installed.
+        ConnectionError: while iterating: Ray does not start, or its cluster does not answer.
     """
     if executor not in ("local", "ray") or workers < 1:
         raise ValueError(
@@ -383,16 +384,10 @@ class _RayCrew:
 
     def __init__(self, workers: int) -> None:
         self._ray, self._workers = require_ray(), workers
-        ray = self._ray
-        self._ours = not ray.is_initialized()
-        if self._ours and os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False)
-        elif self._ours:
-            paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # imports as here
-            ray.init(
-                num_cpus=workers, include_dashboard=False, log_to_driver=False, runtime_env=paths
-            )
-        self._perform = ray.remote(num_cpus=1, max_retries=RETRIES)(_perform_on_ray)
+        self._ours = not self._ray.is_initialized()
+        if self._ours:
+            _start_ray(self._ray, workers)
+        self._perform = self._ray.remote(num_cpus=1, max_retries=RETRIES)(_perform_on_ray)
         self._running: dict[Any, _Task] = {}
 
     @property
@@ -441,6 +436,29 @@ def require_ray() -> Any:
             name="ray",
         ) from None
     return ray
+
+
+def _start_ray(ray: Any, workers: int) -> None:
+    """Raises ConnectionError, for whatever reason Ray gives."""
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(log_to_driver=False)
+        else:
+            paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # imports as here
+            ray.init(
+                num_cpus=workers, include_dashboard=False, log_to_driver=False, runtime_env=paths
+            )
+    except Exception as error:  # Ray raises RuntimeError, its own kinds, and bare Exception
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        expected, mend = (
+            (f"the cluster at RAY_ADDRESS={address}", "correct RAY_ADDRESS, or unset it")
+            if address
+            else ("that Ray starts on this machine", 'mend that, or take executor "local"')
+        )
+        raise ConnectionError(
+            f'executor "ray": expected {expected}, found {reason}; {mend}'
+        ) from error
 
 
 def _perform_on_ray(function: Function, job: str) -> bytes:

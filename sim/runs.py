@@ -122,7 +122,7 @@ class Run:
             environment = {"command": command, "seed": document.get("seed")} | _environment()
             _write_json(path / "environment.json", environment | {"resumed": []})
             # Written last: a folder with a configuration is a whole one.
-            _write_text(path / "config.yaml", yaml.safe_dump(document, sort_keys=False))
+            write_atomically(path / "config.yaml", yaml.safe_dump(document, sort_keys=False))
             return cls(path, resources.pop_all())
 
     @classmethod
@@ -284,7 +284,7 @@ class Run:
                 reach[stage] = self._reach(stage)
             if entry["step"] <= reach[stage]:
                 kept.append(entry)
-        _write_text(file, "".join(json.dumps(entry) + "\n" for entry in kept))
+        write_atomically(file, "".join(json.dumps(entry) + "\n" for entry in kept))
         return kept
 
     def _reach(self, stage: str) -> float:
@@ -378,7 +378,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text so that a kill leaves the old file or the new one."""
+
     def write(staging: Path) -> None:
         staging.write_text(text, encoding="utf-8")
 
@@ -386,7 +388,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(document, indent=2) + "\n")
+    write_atomically(path, json.dumps(document, indent=2) + "\n")
 
 
 def _metrics_file(path: Path) -> Path:

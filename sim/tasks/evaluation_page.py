@@ -16,6 +16,7 @@ import pyarrow
 from pyarrow import parquet
 
 from robot_policies.report_page import CSS
+from sim.tables import html_table
 from sim.tasks.evaluation import (
     Evaluation,
     correlation_table,
@@ -90,15 +91,15 @@ def _page(evaluation: Evaluation, shown: Sequence[str]) -> str:
         f" parameters {escape(drawn)}. Brackets: 95 % intervals, of success by "
         f"{'Wilson' if options.interval == 'wilson' else 'Clopper and Pearson'}, else by bootstrap"
         " over episodes; differences are paired.</p>",
-        _html_table(*table(evaluation)),
+        html_table(*table(evaluation)),
         *(f"<p>{escape(remark)}</p>" for remark in remarks(evaluation)),
     ]
     by = "final distance" if options.worst_by == "final_distance" else "low return"
     for name in options.bundles:
         title, (columns, rows) = escape(name), correlation_table(evaluation, name)
         if rows:
-            parts += [f"<h2>What goes with {by}: {title}</h2>", _html_table(columns, rows)]
-        parts += [f"<h2>Worst episodes: {title}</h2>", _html_table(*worst_table(evaluation, name))]
+            parts += [f"<h2>What goes with {by}: {title}</h2>", html_table(columns, rows)]
+        parts += [f"<h2>Worst episodes: {title}</h2>", html_table(*worst_table(evaluation, name))]
     body = "\n".join([*parts, *(["<h2>Episodes</h2>"] if shown else []), *shown])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -106,10 +107,3 @@ def _page(evaluation: Evaluation, shown: Sequence[str]) -> str:
         f"<title>Evaluation</title>\n<style>{CSS}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
-
-
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<div class=scroll><table class=numbers><tr>{head}</tr>{body}</table></div>"

@@ -18,6 +18,8 @@ from test_verify import patient_contract
 
 from robot_policies import bundle as bundles
 from robot_policies import cli
+from robot_policies.cli.command import NOBODY_READS
+from robot_policies.cli.entry import DEBUG
 from robot_policies.contract import Timing
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +111,7 @@ def test_an_internal_error_is_one_line(leg: Path, capsys, monkeypatch) -> None:
     code, out, err = main(capsys, "verify", leg)
     assert code == 70 and out == ""
     assert err.count("\n") == 1 and "RuntimeError: line one line two" in err
-    monkeypatch.setenv(cli.DEBUG, "1")
+    monkeypatch.setenv(DEBUG, "1")
     assert "Traceback" in main(capsys, "verify", leg)[2]
 
 
@@ -259,7 +261,7 @@ def test_a_reader_that_leaves_is_no_error_of_ours(leg: Path, options: list[str])
     command = [sys.executable, "-m", "robot_policies.cli", "verify", leg, "--no-latency", *options]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (cli.NOBODY_READS, "")
+    assert (done.returncode, done.stderr) == (NOBODY_READS, "")
 
 
 def test_an_import_to_the_zoo_is_found_there_first(tmp_path: Path, capsys, monkeypatch) -> None:

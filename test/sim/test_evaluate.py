@@ -200,7 +200,7 @@ def test_a_quadrotor_bundle_for_another_rate_or_motor_order_is_refused(
     ],
 )
 def test_contradictions_are_named_before_anything_flies(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_require_bundle", lambda name: None)
+    monkeypatch.setattr("robot_policies.cli.evaluate.require_bundle", lambda name: None)
     code, _, err = main(capsys, *arguments)
     assert code == 2 and "Traceback" not in err
     assert re.search(message, " ".join(err.split())), err
@@ -208,7 +208,7 @@ def test_contradictions_are_named_before_anything_flies(arguments, message, caps
 
 @pytest.mark.skipif(HAS_L2F, reason="L2F is installed")
 def test_without_l2f_the_message_says_how_long_its_build_takes(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_require_bundle", lambda name: None)
+    monkeypatch.setattr("robot_policies.cli.evaluate.require_bundle", lambda name: None)
     code, _, err = main(capsys, "a", "--simulator", "l2f")
     assert code == 2 and "over 13 minutes" in err and "trimmed" in err and "--l2f-python" in err
 

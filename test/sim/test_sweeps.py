@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ import yaml
 
 from robot_policies import load_policy
 from robot_policies.strict import InputError
-from sim import reinforcement, runs, sweeps
+from sim import reinforcement, runs
 from sim.runs import load_strictly
-from sim.sweeps import Options, Shard, finished, read, run, sweep
+from sim.sweeps import Options, sweep
+from sim.sweeps.grid import read
+from sim.sweeps.job import _figures, finished, run
 
 CONFIG = Path(__file__).parents[2] / "config"
 BASE = {"engine": "mujoco", "environments": 4, "ppo": {"iterations": 2, "steps": 8}}
@@ -127,50 +130,47 @@ def test_randomisation_may_be_a_file_and_so_is_a_robot(declare, tmp_path):
 
 
 def test_everything_that_is_wrong_is_named_at_once(declare):
-    base = {"engine": "bullet", "environments": "many", "robot": "mine.yaml", "task": "arm-push"}
-    grid = {"seed": [0, -1], "ppo.learning_rte": [1e-3], "network.memory": [], "ppo.clip": 0.2}
+    base = {"engine": "bullet", "environments": "many", "robot": 3, "task": "arm-push"}
+    grid = {"seed": [0, -1], "ppo.learning_rte": [1e-3], "randomization": ["none.yaml"]}
     lines = refusals(declare(base, grid))
     expected = [
-        "grid.network.memory: expected a list of one value or more, each once, found []",
-        "grid.ppo.clip: expected a list of one value or more, each once, found 0.2",
         "configuration.task: expected arm-reach, as the command says, or nothing, found arm-push",
         "configuration.engine: expected mujoco or genesis, found bullet",
+        "configuration.randomization: expected the path of a YAML file, from",
         "configuration.environments: expected a whole number, found many",
+        "configuration.robot: expected a path, found 3",
         "configuration.ppo.learning_rte: expected no such key",
     ]
-    for number, text in enumerate(expected):
-        assert lines[number].startswith(f"sweep.yaml: {text}")
     assert len(lines) == len(expected)  # each once, not once for each combination
+    for text in expected:
+        assert any(line.startswith(f"sweep.yaml: {text}") for line in lines), text
+    lists = refusals(declare(grid={"seed": 0, "network.memory": [], "ppo.clip": [0.2]}))
+    assert [line.split(", ")[0] for line in lists] == [
+        "sweep.yaml: grid.seed: expected a list of one value or more",
+        "sweep.yaml: grid.network.memory: expected a list of one value or more",
+    ]
 
 
 @pytest.mark.parametrize(
     ("base", "grid", "message"),
     [
-        (BASE, {}, "grid: expected one path or more, each with its values, found none"),
-        (BASE, [1], "grid: expected names and values, found [1]"),
-        (BASE, {"seed": [0, 0]}, "grid.seed: expected a list of one value or more, each once"),
+        (BASE, {}, "sweep.grid: expected one path or more, each with its values, found none"),
+        (BASE, [1], "sweep: expected the keys base and grid, each with names and values"),
         (BASE, {"ppo.clip": [0.1]}, "configuration.seed: expected the key, found nothing"),
         (BASE, {"seed": [-1]}, "configuration.seed: expected at least 0, found -1"),
-        (BASE, {"seed": [0], "ppo.steps": [4]}, "base.ppo.steps: expected one place"),
-        (BASE, {"seed": [0], "ppo": [{}], "ppo.clip": [0.1]}, "grid.ppo: expected no path above"),
-        (
-            BASE, {"seed": [0], "ppo": [{"clip": 0.1}, {"clip": 0.1, "gae": 0.95}]},
-            "grid: expected a run of its own for each combination",
-        ),
-        (
-            BASE, {"seed": [0], "randomization": ["none.yaml"]},
-            "configuration.randomization: expected a file that can be read",
-        ),
-        (BASE, {"seed": [0], "robot": ["no.yaml"]}, "configuration.robot: expected a file"),
-        (BASE, {"seed": [0], "robot": [3]}, "configuration.robot: expected the path of a YAML"),
+        (BASE, {"seed": [0], "ppo.steps": [4]}, "in base or in grid, found several for ppo.steps"),
+        (BASE, {"seed": [0], "ppo": [{"steps": 4}]}, "found several for ppo.steps"),
+        (BASE, {"seed": [0], "robot": [None], "robot.name": [1]}, "found several for robot"),
+        (BASE, {"seed": [0, 0]}, "a run of its own for each combination, found seed 0 and seed 0"),
+        (BASE, {"seed": [0], "robot": ["no.yaml"]}, "configuration.robot: expected the path of a"),
     ],
-)  # fmt: skip
+)
 def test_a_senseless_sweep_is_refused(declare, base, grid, message):
     assert message in "\n".join(refusals(declare(base, grid)))
 
 
 def test_other_keys_other_files_and_other_tasks_are_refused(declare, tmp_path):
-    assert "the keys base and grid, and no others" in refusals(declare(matrix=1))[0]
+    assert "the keys base and grid, each with names" in refusals(declare(matrix=1))[0]
     (tmp_path / "sweep.yaml").write_text("grid: {seed: [0]\n")
     assert "expected keys and values in YAML" in refusals(tmp_path / "sweep.yaml")[0]
     with pytest.raises(ValueError, match=r"arm-reach/ppo, .*, quadrotor/foundation; found 'walk'"):
@@ -183,10 +183,7 @@ def test_other_keys_other_files_and_other_tasks_are_refused(declare, tmp_path):
 def job(spec, output):
     (output / "locks").mkdir(parents=True, exist_ok=True)
     (output / "logs").mkdir(exist_ok=True)
-    return {
-        "task": spec.task, "configuration": spec.configuration, "key": spec.key,
-        "output": str(output), "command": "a test",
-    }  # fmt: skip
+    return asdict(spec) | {"output": str(output), "command": "a test"}
 
 
 def test_a_run_leaves_a_bundle_and_is_not_done_twice(declare, tmp_path, monkeypatch):
@@ -199,18 +196,30 @@ def test_a_run_leaves_a_bundle_and_is_not_done_twice(declare, tmp_path, monkeypa
     assert yaml.safe_load((folder / "config.yaml").read_text()) == spec.configuration
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert result["figures"].items() <= last["metrics"].items()  # of two iterations, the last
-    monkeypatch.setattr(reinforcement, "train_bundle", None)
+    monkeypatch.setattr(reinforcement, "train_bundle", lambda *_, **__: pytest.fail("again"))
     assert run(job(spec, tmp_path / "out")) == result
     assert events(tmp_path / "out", spec.key) == ["begins", "finished"]
-    (folder / "done.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"done\.json: expected a run's figures"):
-        run(job(spec, tmp_path / "out"))
+
+
+def test_figures_are_means_over_the_end_of_the_last_stage_that_logs_them(tmp_path):
+    logged = [("ppo", {"return": value, "success": 0.5}) for value in range(20)]
+    logged += [("adaptation", {"error": 0.1}), ("adaptation", {"error": None})]
+    lines = [json.dumps({"stage": stage, "metrics": metrics}) for stage, metrics in logged]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    figures = _figures(tmp_path, ("return", "success", "error", "survival"))
+    assert figures == {"return": 18.5, "success": 0.5, "error": None}
+
+
+def test_a_machine_that_does_not_share_the_output_is_told_so(declare, tmp_path):
+    described = job(read(declare(), "arm-reach/ppo")[0], tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="none on this machine; let all machines"):
+        run({**described, "output": str(tmp_path / "elsewhere")})
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(declare, tmp_path, monkeypatch):
     spec = read(declare({**BASE, "ppo": {"iterations": 4, "steps": 8}}), "arm-reach/ppo")[0]
     monkeypatch.setattr(reinforcement, "CHECKPOINT_S", 0.0)
-    collect, collected = reinforcement._collect, []
+    collect, collected = reinforcement.collect, []
 
     def interrupted(*arguments):
         if len(collected) == 3:
@@ -218,7 +227,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(declare, tmp_path, monke
         collected.append(1)
         return collect(*arguments)
 
-    monkeypatch.setattr(reinforcement, "_collect", interrupted)
+    monkeypatch.setattr(reinforcement, "collect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(job(spec, tmp_path / "out"))
     assert finished(tmp_path / "out", spec.key) is None
@@ -297,10 +306,12 @@ def test_shards_are_together_the_whole(declare, tmp_path, here):
 
 
 def test_a_share_counts_from_one():
-    assert [Shard.parse(f"{n}/3").of(range(7)) for n in (1, 2, 3)] == [
-        range(0, 7, 3), range(1, 7, 3), range(2, 7, 3)
-    ]  # fmt: skip
-    assert not Shard.parse("4/4").of([1, 2])
+    def share(text):
+        options = Options("arm-reach/ppo", Path(), Path(), executor="shard", shard=text)
+        return range(7)[options.share()]
+
+    assert [*map(share, ("1/3", "2/3", "3/3"))] == [range(0, 7, 3), range(1, 7, 3), range(2, 7, 3)]
+    assert not share("8/8")
 
 
 def test_the_summary_names_values_figures_and_reasons(declare, tmp_path, here, monkeypatch):
@@ -381,11 +392,11 @@ def test_ray_comes_to_the_same_weights(declare, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"executor": "slurm"}, "expected local, ray or shard; found 'slurm'"),
-        ({"workers": 0}, "workers: expected at least 1, found 0"),
-        ({"executor": "shard"}, "executor shard: expected --shard I/N, found none"),
-        ({"shard": "1/2"}, "shard: expected none with executor local, found '1/2'"),
-        ({"executor": "ray", "shard": "1/2"}, "shard: expected none with executor ray"),
+        ({"executor": "slurm"}, "expected executor local, ray or shard .*; found 'slurm' and 2"),
+        ({"workers": 0}, "at least one worker; found 'local' and 0"),
+        ({"executor": "shard"}, "expected --shard I/N with --executor shard.*; found shard None"),
+        ({"shard": "1/2"}, "found shard 1/2 with executor local"),
+        ({"executor": "ray", "shard": "1/2"}, "found shard 1/2 with executor ray"),
         ({"executor": "shard", "shard": "0/4"}, "from 1 to N, such as 3/8, found '0/4'"),
         ({"executor": "shard", "shard": "5/4"}, "found '5/4'.*sbatch --array=1-N"),
         ({"executor": "shard", "shard": "a/b"}, "found 'a/b'"),
@@ -429,5 +440,5 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
     file.write_text("old")
     monkeypatch.setattr(os, "fsync", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sweeps._write_whole(file, "new")
-    assert file.read_text() == "old"
+        runs.write_atomically(file, "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
