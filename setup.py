@@ -14,6 +14,7 @@ TRAIN = [
     "torch>=2.6",
     "mujoco>=4.0,<4.1",
     "gymnasium>=1.1",
+    "numba>=0.60",
     "rsl-rl-lib>=5.5,<6",
     "pyarrow>=15",
     "av>=12",

@@ -36,15 +36,15 @@ class DelayLine:
         """Steps."""
         return len(self._past) - 1
 
-    def set_delay(self, ids: IdArray, column: int | slice, steps: FloatArray) -> None:
-        """Delay a column of environments `ids` [M] by `steps` [M]; [M, W] for several columns.
+    def set_delay(self, ids: IdArray, columns: Sequence[int], steps: FloatArray) -> None:
+        """Delay K columns of environments `ids` [M] by `steps` [M, K], or [M, 1] for all alike.
 
         Raises ValueError for what is not whole, below zero or above `longest`.
         """
         if not ((steps >= 0) & (steps <= self.longest) & (steps == np.round(steps))).all():
             expected = f"whole numbers of steps from 0 to {self.longest}"
             raise ValueError(f"delay: expected {expected}; found {np.unique(steps).tolist()[:8]}")
-        self._delay[ids, column] = steps
+        self._delay[ids[:, None], columns] = steps
         self._late |= bool(np.any(steps))
 
     def reset(self, ids: IdArray, value: FloatArray) -> None:
@@ -90,8 +90,7 @@ class ActionChannel:
 
     def set(self, parameter: str, names: Sequence[str], ids: IdArray, values: FloatArray) -> None:
         """See Parameters."""
-        for k, name in enumerate(names):
-            self._line.set_delay(ids, self._actuators.index(name), values[:, k])
+        self._line.set_delay(ids, [self._actuators.index(name) for name in names], values)
 
 
 class ObservationChannel:
@@ -160,7 +159,7 @@ class ObservationChannel:
             if parameter == "observation_bias":
                 self._bias[name][ids] = value
             elif parameter == "observation_latency":
-                self._lines[name].set_delay(ids, slice(None), value[:, None])
+                self._lines[name].set_delay(ids, range(self._widths[name]), value[:, None])
             else:
                 stream = f"{name}/noise"  # no term's: their names have no /
                 self._streams.setdefault(name, Streams(self._seed, {stream: self._widths[name]}))

@@ -17,30 +17,43 @@ import math
 from collections.abc import Mapping
 from hashlib import blake2b
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 WordArray = NDArray[np.uint32]
 
-_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
-_KEY_STEPS = np.array([0x9E3779B9, 0xBB67AE85], np.uint32)
+Words = tuple[np.uint32, np.uint32, np.uint32, np.uint32]
 
 
-def philox(counter: WordArray, key: WordArray) -> WordArray:
-    """Philox4x32-10: counters [4, ...] and keys [2, ...] that broadcast -> random words [4, ...].
+@numba.njit(cache=True)
+def philox(counter: Words, key: tuple[np.uint32, np.uint32]) -> Words:
+    """Philox4x32-10: four random words for a counter and a key.
 
     Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    column = (2, *(1,) * (counter.ndim - 1))
-    multipliers, step = _MULTIPLIERS.reshape(column), _KEY_STEPS.reshape(column)
-    even, odd = counter[0::2], counter[1::2]
+    a, b, c, d = counter
+    low, high = key
+    half = np.uint64(32)
     for _ in range(10):
-        product = (even * multipliers)[::-1]  # 64 bits
-        even = (product >> np.uint64(32)).astype(np.uint32) ^ odd ^ key
-        odd = product.astype(np.uint32)
-        key = key + step
-    return np.stack([even[0], odd[0], even[1], odd[1]])
+        first, second = np.uint64(a) * np.uint64(0xD2511F53), np.uint64(c) * np.uint64(0xCD9E8D57)
+        a, c = np.uint32(second >> half) ^ b ^ low, np.uint32(first >> half) ^ d ^ high
+        b, d = np.uint32(second), np.uint32(first)
+        low = np.uint32(low + np.uint32(0x9E3779B9))
+        high = np.uint32(high + np.uint32(0xBB67AE85))
+    return np.uint32(a), b, np.uint32(c), d
+
+
+@numba.njit(cache=True)
+def _fill(numbers: FloatArray, ids: WordArray, blocks: WordArray, keys: WordArray) -> None:
+    """Of ids [3, M], blocks [K] and keys [2, K]: numbers [4 K, M], word n as (n + 1/2) / 2^32."""
+    for k in range(len(blocks)):
+        key = keys[0, k], keys[1, k]
+        for m in range(ids.shape[1]):
+            words = philox((ids[0, m], ids[1, m], ids[2, m], blocks[k]), key)
+            for n in range(4):
+                numbers[4 * k + n, m] = (words[n] + 0.5) * 2.0**-32  # exactly
 
 
 class Streams:
@@ -55,8 +68,8 @@ class Streams:
             for (name, width), start in zip(widths.items(), starts[:-1].tolist(), strict=True)
         }
         keys = np.array([_key(seed, name) for name in widths], np.uint32).reshape(-1, 2)
-        self._keys = np.repeat(keys, sizes, axis=0).T[:, :, None]
-        self._blocks = np.concatenate([np.arange(size) for size in (*sizes, 0)])[:, None]
+        self._keys = np.repeat(keys, sizes, axis=0).T.copy()
+        self._blocks = np.concatenate([np.arange(n, dtype=np.uint32) for n in (*sizes, 0)])
 
     def uniform(
         self, environments: ArrayLike, episodes: ArrayLike, moments: ArrayLike
@@ -68,15 +81,9 @@ class Streams:
         """
         given = {"environment": environments, "episode": episodes, "moment": moments}
         ids = np.broadcast_arrays(*(_words(name, value) for name, value in given.items()))
-        blocks, count = len(self._blocks), ids[0].size
-        counter = np.empty((4, blocks, count), np.uint32)
-        counter[:3] = np.stack(ids)[:, None]
-        counter[3] = self._blocks
-        words = philox(counter, self._keys).swapaxes(0, 1)
-        # Environments stay the last axis in memory, where a stream's numbers then lie side by
-        # side; word n becomes (n + 1/2) / 2^32, exactly.
-        numbers = np.multiply(words, 2.0**-32, order="C").reshape(4 * blocks, count)
-        numbers += 2.0**-33
+        # Environments are the last axis in memory, where a stream's numbers then lie side by side.
+        numbers = np.empty((4 * len(self._blocks), ids[0].size))
+        _fill(numbers, np.stack(ids), self._blocks, self._keys)
         return {name: numbers[rows].T for name, rows in self._rows.items()}
 
 

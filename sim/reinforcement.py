@@ -118,11 +118,16 @@ class ReinforcementConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        network = self.network
+        network, engines = self.network, tasks.TASKS.get(self.task, (self.engine,))
         require(
             "configuration",
             (self.seed >= 0, "seed", "at least 0", self.seed),
             (self.environments >= 1, "environments", "at least 1", self.environments),
+            (self.task in tasks.TASKS, "task", f"one of {', '.join(tasks.TASKS)}", self.task),
+            (self.engine in engines, "engine", " or ".join(engines), self.engine),
+            (network.memory >= 0, "network.memory", "at least 0", network.memory),
+            (network.context >= 0, "network.context", "at least 0", network.context),
+            (min(network.hidden, default=0) > 0, "network.hidden", "widths", network.hidden),
             (
                 network.memory > 0 or network.context == 0,
                 "network.memory", "a memory that infers the context", network.memory,
@@ -272,7 +277,7 @@ def make_ppo(seen: TensorDict, task: Task, config: ReinforcementConfig) -> PPO:
         },
     }  # fmt: skip
     with redirect_stdout(io.StringIO()):  # it prints its networks
-        algorithm = PPO.construct_algorithm(seen, _Shape(task), settings, "cpu")
+        algorithm = PPO.construct_algorithm(seen, _Shape(task), settings, "cpu")  # type: ignore[arg-type]
     algorithm.train_mode()
     return algorithm
 
@@ -332,7 +337,8 @@ def adapt(task: Task, config: ReinforcementConfig, algorithm: PPO, run: Run) -> 
 
     The actor acts on what its own memory infers, so that it learns where that leads it.
     """
-    told, plan = algorithm.get_policy(), config.adaptation
+    told: Any = algorithm.get_policy()  # a ContextModel
+    plan = config.adaptation
     pupil = _Pupil(actor_of(told, config.network), plan.learning_rate, task.num_envs)
     if (result := run.finished("adaptation")) is not None:
         pupil.actor.load_state_dict(result["actor"])
