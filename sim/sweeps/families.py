@@ -59,9 +59,15 @@ class TaskFamily(Family):
         """`randomization` may be the path of a file, too."""
         violations: list[Violation] = []
         task, terms = document["task"], document["randomization"]
+        engines = TASKS[self.template.task]
+        engine = document.get("engine", engines[0])
         said = f"{self.template.task}, as the command says, or nothing"
         with gathered(violations):
-            require("configuration", (task == self.template.task, "task", said, task))
+            require(
+                "configuration",
+                (task == self.template.task, "task", said, task),
+                (engine in engines, "engine", " or ".join(engines), engine),
+            )
         if isinstance(terms, str):
             document = {**document, "randomization": None}
             with gathered(violations):
