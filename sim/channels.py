@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numba
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-from sim.draws import FloatArray, Streams, normal_quantile
+from sim.draws import FloatArray, Streams
 from sim.randomization import IdArray
 
 
@@ -29,7 +31,6 @@ class DelayLine:
         self._past = np.zeros((longest + 1, count, width))
         self._newest = np.zeros(count, np.intp)
         self._delay = np.zeros((count, width), np.intp)
-        self._late = False  # some delay may be above zero
 
     @property
     def longest(self) -> int:
@@ -45,7 +46,6 @@ class DelayLine:
             expected = f"whole numbers of steps from 0 to {self.longest}"
             raise ValueError(f"delay: expected {expected}; found {np.unique(steps).tolist()[:8]}")
         self._delay[ids[:, None], columns] = steps
-        self._late |= bool(np.any(steps))
 
     def reset(self, ids: IdArray, value: FloatArray) -> None:
         """Let all earlier values of `ids` [M] have been `value` [M, W]."""
@@ -53,13 +53,22 @@ class DelayLine:
 
     def step(self, ids: IdArray, value: FloatArray) -> FloatArray:
         """Take the newest values [M, W] of `ids` [M]; return those that arrive now [M, W]."""
-        newest = (self._newest[ids] + 1) % len(self._past)
-        self._newest[ids] = newest
-        self._past[newest, ids] = value
-        if not self._late:
-            return value.copy()
-        slot = (newest[:, None] - self._delay[ids]) % len(self._past)
-        return self._past[slot, ids[:, None], np.arange(value.shape[1])]
+        arrived = np.empty_like(value)
+        _turn(self._past, self._newest, self._delay, ids, value, arrived)
+        return arrived
+
+
+@numba.njit(cache=True)
+def _turn(
+    past: FloatArray, newest: NDArray[np.intp], delay: NDArray[np.intp], ids: IdArray,
+    value: FloatArray, arrived: FloatArray,
+) -> None:  # fmt: skip
+    slots, _, width = past.shape
+    for m, n in enumerate(ids):
+        newest[n] = (newest[n] + 1) % slots
+        past[newest[n], n] = value[m]
+        for k in range(width):
+            arrived[m, k] = past[(newest[n] - delay[n, k]) % slots, n, k]
 
 
 class ActionChannel:
@@ -104,12 +113,14 @@ class ObservationChannel:
     def __init__(self, widths: Mapping[str, int], count: int, seed: int, longest: int) -> None:
         """Signals by name and width W; exact until something is set."""
         self._widths = dict(widths)
+        ends = np.cumsum([0, *widths.values()]).tolist()
+        self._columns = dict(zip(widths, map(slice, ends[:-1], ends[1:]), strict=True))
+        self._bias, self._noise = np.zeros((2, count, ends[-1]))
+        self._line = DelayLine(count, ends[-1], longest)
         self._seed = seed
-        self._bias = {name: np.zeros((count, width)) for name, width in widths.items()}
-        self._noise = {name: np.zeros((count, 1)) for name in widths}
-        self._lines = {name: DelayLine(count, width, longest) for name, width in widths.items()}
+        self._noisy: list[str] = []
+        self._streams = Streams(seed, {})
         self._episode, self._step = np.zeros((2, count), np.int64)
-        self._streams: dict[str, Streams] = {}
 
     def reset(self, ids: IdArray, episodes: ArrayLike) -> None:
         """Begin the episodes [M] of environments `ids` [M]."""
@@ -125,22 +136,17 @@ class ObservationChannel:
         expected = {name: (len(ids), width) for name, width in self._widths.items()}
         if found != expected:
             raise ValueError(f"measure: expected the signals {expected}; found {found}")
-        measured = {name: self._measure(name, ids, value) for name, value in signals.items()}
-        self._step[ids] += 1
-        return measured
-
-    def _measure(self, name: str, ids: IdArray, value: FloatArray) -> FloatArray:
-        value = value + self._bias[name][ids]
-        if name in self._streams:
-            (u,) = self._streams[name].uniform(ids, self._episode[ids], self._step[ids]).values()
-            value += self._noise[name][ids] * normal_quantile(u.T).T
-        line = self._lines[name]
-        if line.longest == 0:
-            return value
+        value = np.concatenate([signals[name] for name in self._widths], axis=1, dtype=float)
+        value += self._bias[ids]
+        uniform = self._streams.uniform(ids, self._episode[ids], self._step[ids])
+        for name, u in zip(self._noisy, uniform.values(), strict=True):
+            columns = self._columns[name]
+            value[:, columns] += self._noise[ids, columns] * special.ndtri(u)
         first = self._step[ids] == 0
-        if first.any():
-            line.reset(ids[first], value[first])
-        return line.step(ids, value)
+        self._line.reset(ids[first], value[first])
+        self._step[ids] += 1
+        told = self._line.step(ids, value)
+        return {name: told[:, columns] for name, columns in self._columns.items()}
 
     def names(self, kind: str) -> tuple[str, ...]:
         """See Parameters."""
@@ -155,12 +161,18 @@ class ObservationChannel:
     def set(self, parameter: str, names: Sequence[str], ids: IdArray, values: FloatArray) -> None:
         """See Parameters."""
         for k, name in enumerate(names):
-            value = values[:, k]
-            if parameter == "observation_bias":
-                self._bias[name][ids] = value
-            elif parameter == "observation_latency":
-                self._lines[name].set_delay(ids, range(self._widths[name]), value[:, None])
+            columns, value = self._columns[name], values[:, k].reshape(len(ids), -1)
+            if parameter == "observation_latency":
+                self._line.set_delay(ids, range(columns.start, columns.stop), value)
+            elif parameter == "observation_bias":
+                self._bias[ids, columns] = value
             else:
-                stream = f"{name}/noise"  # no term's: their names have no /
-                self._streams.setdefault(name, Streams(self._seed, {stream: self._widths[name]}))
-                self._noise[name][ids] = value[:, None]
+                self._noise[ids, columns] = value
+                self._hear(name)
+
+    def _hear(self, name: str) -> None:
+        """Let a signal have noise, from a stream of its own."""
+        if name not in self._noisy:
+            self._noisy.append(name)
+            widths = {f"{name}/noise": self._widths[name] for name in self._noisy}
+            self._streams = Streams(self._seed, widths)  # no term's: their names have no /

@@ -20,6 +20,7 @@ from hashlib import blake2b
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 FloatArray = NDArray[np.float64]
 WordArray = NDArray[np.uint32]
@@ -149,7 +150,7 @@ def quantile(distribution: Distribution, u: FloatArray) -> FloatArray:
         case {"log_uniform": (low, high)}:
             values = np.exp(math.log(low) * (1 - u) + math.log(high) * u)
         case {"normal": (mean, std)}:
-            values = mean + std * normal_quantile(_BELOW + (1 - 2 * _BELOW) * u)
+            values = mean + std * special.ndtri(_BELOW + (1 - 2 * _BELOW) * u)
         case {"choice": options, "probabilities": shares}:
             index = np.searchsorted(np.cumsum(shares)[:-1], u, side="right")
             return np.array(options)[index]
@@ -157,58 +158,3 @@ def quantile(distribution: Distribution, u: FloatArray) -> FloatArray:
             raise ValueError(f"distribution: expected {fault(distribution)}; found {distribution}")
     support = extremes(distribution)
     return values.clip(min(support), max(support))  # what rounding may have passed
-
-
-# Coefficients of numerator and denominator, from the highest power on.
-_CENTRE = np.array(
-    [
-        (2.5090809287301226727e3, 5.2264952788528545610e3),
-        (3.3430575583588128105e4, 2.8729085735721942674e4),
-        (6.7265770927008700853e4, 3.9307895800092710610e4),
-        (4.5921953931549871457e4, 2.1213794301586595867e4),
-        (1.3731693765509461125e4, 5.3941960214247511077e3),
-        (1.9715909503065514427e3, 6.8718700749205790830e2),
-        (1.3314166789178437745e2, 4.2313330701600911252e1),
-        (3.3871328727963666080e0, 1.0),
-    ]
-)
-_TAILS = np.array(
-    [
-        (7.74545014278341407640e-4, 1.05075007164441684324e-9),
-        (2.27238449892691845833e-2, 5.47593808499534494600e-4),
-        (2.41780725177450611770e-1, 1.51986665636164571966e-2),
-        (1.27045825245236838258e0, 1.48103976427480074590e-1),
-        (3.64784832476320460504e0, 6.89767334985100004550e-1),
-        (5.76949722146069140550e0, 1.67638483018380384940e0),
-        (4.63033784615654529590e0, 2.05319162663775882187e0),
-        (1.42343711074968357734e0, 1.0),
-    ]
-)
-
-
-def normal_quantile(u: FloatArray) -> FloatArray:
-    """Standard normal values at shares `u` [...] from 1e-10 to 1 - 1e-10, to 14 digits.
-
-    Source: Wichura, "Algorithm AS 241: the percentage points of the normal distribution", Applied
-    Statistics 37 (1988), without its part for the farthest tails, which no `Streams` reach.
-    """
-    centred = u - 0.5
-    values = centred * _ratio(_CENTRE, 0.180625 - centred**2)
-    outside = np.abs(centred) > 0.425
-    far = u[outside]
-    depth = np.sqrt(-np.log(np.minimum(far, 1 - far)))
-    values[outside] = np.copysign(_ratio(_TAILS, depth - 1.6), far - 0.5)
-    return values
-
-
-def _ratio(coefficients: FloatArray, x: FloatArray) -> FloatArray:
-    numerator, denominator = (_polynomial(column, x) for column in coefficients.T)
-    return numerator / denominator
-
-
-def _polynomial(coefficients: FloatArray, x: FloatArray) -> FloatArray:
-    total = np.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:  # Horner's scheme, in place
-        total *= x
-        total += coefficient
-    return total

@@ -14,7 +14,7 @@ from scipy import special, stats
 
 from robot_policies.strict import InputError
 from sim.channels import ActionChannel, DelayLine, ObservationChannel
-from sim.draws import Streams, extremes, fault, normal_quantile, philox, quantile
+from sim.draws import Streams, extremes, fault, philox, quantile
 from sim.randomization import Randomization
 from sim.randomization_terms import PARAMETERS, Spec, Term, load
 
@@ -166,11 +166,6 @@ def test_counters_that_would_wrap_are_refused(wrong):
 
 
 # Distributions.
-
-
-def test_the_normal_quantile_is_right_as_far_out_as_any_stream_reaches():
-    u = np.concatenate([np.linspace(0, 1, 10_001)[1:-1], [2**-33, 1 - 2**-33, 1e-5]])
-    np.testing.assert_allclose(normal_quantile(u), special.ndtri(u), rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.parametrize(
