@@ -78,11 +78,16 @@ def page(report: FlightReport, log: Log) -> str:
         "<h2>State changes</h2>",
         _changes(report.states),
     ]
+    return document("Flight report", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """One HTML page that needs no other file."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Flight report</title>\n<style>{CSS}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 

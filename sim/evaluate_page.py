@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from robot_policies.report_page import CSS
+from robot_policies.report_page import document
 from sim.evaluate import Evaluation, table
 from sim.quadrotor.cases import CASES
 from sim.quadrotor.dynamics import PROTOCOL_DT
@@ -124,13 +124,7 @@ def _page(evaluation: Evaluation, images: dict[str, bytes]) -> str:
         parts.append(f"<h2>{escape(case)}</h2><p>{escape(CASES[case].description)}</p>")
         parts.append(html_table(*table(evaluation, case)))
     parts += [_html_image(name, content) for name, content in images.items()]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Evaluation</title>\n<style>{CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document("Evaluation", parts)
 
 
 def _html_image(name: str, content: bytes) -> str:

@@ -362,7 +362,7 @@ class _LocalCrew:
                 if deaths < RETRIES:
                     self.start(task, deaths + 1)
                     continue
-                reply = _Reply(error=f"the worker died {deaths + 1} times; job {task.job}")
+                reply = _Reply(error=f"the worker died {deaths + 1} times")
             else:
                 self._idle.append(worker)
             yield task, reply
@@ -420,7 +420,7 @@ class _RayCrew:
             try:
                 reply = _reply_from(self._ray.get(reference))
             except self._ray.exceptions.RayError as error:
-                line = f"Ray: {type(error).__name__}; job {task.job}"
+                line = f"Ray: {type(error).__name__}"
                 reply = _Reply(error=line, details=str(error))
             yield task, reply
 

@@ -359,7 +359,7 @@ def _first_line(error: Exception) -> str:
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     """Put in place what `write` puts beside, once it is on the disk."""
-    staging = path.with_name(f"{path.name}.new")
+    staging = path.with_name(f"{path.name}.{os.getpid()}.new")  # its own, of all who write it
     try:
         write(staging)
         _sync(staging)

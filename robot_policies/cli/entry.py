@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 EXTRAS = {
     "cryptography": "sign", "mcap": "logs", "mcap_ros2": "logs", "matplotlib": "logs",
-    "ray": "ray", "gymnasium": "sac", "stable_baselines3": "sac", "l2f": "l2f",
+    "ray": "ray", "stable_baselines3": "sac", "l2f": "l2f",
 }  # fmt: skip
 """Which extra brings a package, where it is not the one that trains and exports."""
 DEBUG = "ROBOT_POLICIES_DEBUG"

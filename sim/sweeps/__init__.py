@@ -60,9 +60,10 @@ class Options:
                 f"{self.executor!r} and {self.workers}"
             )
         if (self.executor == "shard") != (self.shard is not None):
+            found = "no --shard" if self.shard is None else f"--shard {self.shard}"
             raise ValueError(
-                "sweep: expected --shard I/N with --executor shard, and only there; found shard "
-                f"{self.shard} with executor {self.executor}"
+                "sweep: expected --shard I/N with --executor shard, and only there; found "
+                f"{found} with --executor {self.executor}"
             )
         self.share()
 
@@ -127,8 +128,7 @@ def _do(specs: Sequence[Spec], output: Path, options: Options) -> tuple[Row, ...
         show(rows.values())
         for outcome in results:
             spec = missing[outcome.index]
-            error = outcome.error.partition("; job {")[0]  # the row tells which job it was
-            rows[spec.key] = Row(spec, error=error, **(outcome.value or {}))
+            rows[spec.key] = Row(spec, error=outcome.error, **(outcome.value or {}))
             show(rows.values())
     return tuple(rows[spec.key] for spec in specs)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from robot_policies.report_page import CSS
+from robot_policies.report_page import document
 from sim.tables import html_table
 from sim.tasks.evaluation import (
     Evaluation,
@@ -100,10 +100,4 @@ def _page(evaluation: Evaluation, shown: Sequence[str]) -> str:
         if rows:
             parts += [f"<h2>What goes with {by}: {title}</h2>", html_table(columns, rows)]
         parts += [f"<h2>Worst episodes: {title}</h2>", html_table(*worst_table(evaluation, name))]
-    body = "\n".join([*parts, *(["<h2>Episodes</h2>"] if shown else []), *shown])
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Evaluation</title>\n<style>{CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document("Evaluation", [*parts, *(["<h2>Episodes</h2>"] if shown else []), *shown])

@@ -394,9 +394,9 @@ def test_ray_comes_to_the_same_weights(declare, tmp_path):
     [
         ({"executor": "slurm"}, "expected executor local, ray or shard .*; found 'slurm' and 2"),
         ({"workers": 0}, "at least one worker; found 'local' and 0"),
-        ({"executor": "shard"}, "expected --shard I/N with --executor shard.*; found shard None"),
-        ({"shard": "1/2"}, "found shard 1/2 with executor local"),
-        ({"executor": "ray", "shard": "1/2"}, "found shard 1/2 with executor ray"),
+        ({"executor": "shard"}, "expected --shard I/N with --executor shard.*; found no --shard"),
+        ({"shard": "1/2"}, "found --shard 1/2 with --executor local"),
+        ({"executor": "ray", "shard": "1/2"}, "found --shard 1/2 with --executor ray"),
         ({"executor": "shard", "shard": "0/4"}, "from 1 to N, such as 3/8, found '0/4'"),
         ({"executor": "shard", "shard": "5/4"}, "found '5/4'.*sbatch --array=1-N"),
         ({"executor": "shard", "shard": "a/b"}, "found 'a/b'"),
