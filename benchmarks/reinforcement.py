@@ -8,11 +8,12 @@ shifted     policies trained with and without randomisation, on the same budget,
 unseen      feed-forward, recurrent and context policies, trained with the same randomisation and
             budget, on ten robots from beyond its ranges.
 
-    python benchmarks/reinforcement.py reach --output runs/reach
+    python benchmarks/reinforcement.py reach --output runs/reinforcement
 
-The robots to report were never trained on, and nothing was chosen by them. Episodes are paired;
-intervals are 95 %. OUTPUT keeps the runs: called again, the command goes on. Exit code 1 when a
-goal is missed.
+The robots to report were never trained on, and nothing was chosen by them. Episodes are paired.
+Brackets are 95 % intervals over episodes, of means over the training seeds; behind them the lowest
+and the highest seed. OUTPUT keeps the runs, for all three: called again, the command goes on. Exit
+code 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,11 @@ import tyro
 import yaml
 
 from robot_policies import load_policy
-from sim.randomization_terms import Spec, Term
+from sim.randomization_terms import Spec, Term, load
 from sim.reinforcement import (
     Network,
     ReinforcementConfig,
     collect,
-    configure,
     groups,
     make_ppo,
     make_task,
@@ -51,11 +51,13 @@ DISTANCE_GOAL_M, SECONDS_GOAL, SPEED_GOAL = 0.02, 300.0, 1.2
 RANDOMIZATION = Path(__file__).parents[1] / "config" / "randomization_example.yaml"
 JOINTS = tuple(f"joint{n}" for n in range(1, 8))
 LINKS = tuple(f"link{n}" for n in range(1, 8))
-MEMORIES = {
-    "feed-forward": Network(),
-    "recurrent": Network(memory=64),
-    "context": Network(memory=64, context=8),
+TRAINED = {
+    "nominal": (None, Network()),
+    "randomised": (RANDOMIZATION, Network()),
+    "recurrent": (RANDOMIZATION, Network(memory=64)),
+    "context": (RANDOMIZATION, Network(memory=64, context=8)),
 }
+"""Kinds of training: what is randomised, and the network."""
 
 
 @dataclass(frozen=True)
@@ -100,31 +102,27 @@ def main(options: Reach | Shifted | Unseen) -> int:
     )
     torch.set_num_threads(options.threads)
     if isinstance(options, Reach):
-        held = [*_reach(options)]
-    elif isinstance(options, Shifted):
-        trained = {"nominal": (None, Network()), "randomised": (RANDOMIZATION, Network())}
-        held = _compare(trained, _shifted(), options)
+        return 0 if all([*_reach(options)]) else 1
+    if isinstance(options, Shifted):
+        _compare(("nominal", "randomised"), _shifted(), options)
     else:
-        told = {name: (RANDOMIZATION, network) for name, network in MEMORIES.items()}
-        held = _compare(told, _unseen(), options)
-    return 0 if all(held) else 1
+        _compare(("randomised", "recurrent", "context"), _unseen(), options)
+    return 0
 
 
-def _train(
-    name: str, seed: int, randomization: Path | None, network: Network, options: Common
-) -> Path:
+def _train(kind: str, seed: int, options: Common) -> Path:
     """The bundle of a run, trained or found."""
-    config = configure(
-        "arm-reach", seed, engine=None, file=None, randomization=randomization, robot=None,
-        environments=None,
-    )  # fmt: skip
-    config = replace(config, network=network)
+    file, network = TRAINED[kind]
+    randomization = None if file is None else load(file)
+    config = ReinforcementConfig(
+        seed, "arm-reach", "mujoco", randomization=randomization, network=network
+    )
     if options.iterations is not None:
         config = replace(config, ppo=replace(config.ppo, iterations=options.iterations))
-    path = options.output / f"{name}-{seed}"
+    path = options.output / f"{kind}-{seed}"
     train_bundle(
         config, path, resume=path.exists(), threads=options.threads,
-        command=f"benchmarks/reinforcement.py, {name}, seed {seed}",
+        command=f"benchmarks/reinforcement.py, {kind}, seed {seed}",
     )  # fmt: skip
     return path / "bundle"
 
@@ -141,9 +139,7 @@ def _evaluate(bundles: Mapping[str, Path], spec: Path | None, options: Common) -
 
 
 def _reach(options: Reach) -> Iterator[bool]:
-    bundles = {
-        f"seed {seed}": _train("reach", seed, None, Network(), options) for seed in options.seeds
-    }
+    bundles = {f"seed {seed}": _train("nominal", seed, options) for seed in options.seeds}
     evaluation = _evaluate(bundles, None, options)
     for name, bundle in bundles.items():
         training = yaml.safe_load((bundle / "training.yaml").read_text(encoding="utf-8"))
@@ -161,10 +157,9 @@ def _reach(options: Reach) -> Iterator[bool]:
 
 def _speed(options: Reach) -> bool:
     """Samples per second of this project's trainer and of Stable-Baselines3's, in turns."""
-    config = configure(
-        "arm-reach", options.seeds[0], engine=None, file=None, randomization=RANDOMIZATION,
-        robot=None, environments=None,
-    )  # fmt: skip
+    config = ReinforcementConfig(
+        options.seeds[0], "arm-reach", "mujoco", randomization=load(RANDOMIZATION)
+    )
     ours, theirs = _our_iteration(config, options), _their_iteration(config, options)
     rates: dict[str, list[float]] = {"ours": [], "Stable-Baselines3": []}
     samples = config.environments * config.ppo.steps
@@ -255,46 +250,41 @@ def _reset(task: Task) -> np.ndarray:
 # Robots that nobody trained for.
 
 
-def _compare(
-    trained: Mapping[str, tuple[Path | None, Network]], robots: Mapping[str, Spec], options: Common
-) -> list[bool]:
-    """Print, for every robot, each kind's mean over the training seeds, and the differences."""
+def _compare(kinds: Sequence[str], robots: Mapping[str, Spec], options: Common) -> None:
+    """Print, for every robot, each kind's figures, and the differences from the first kind."""
     bundles = {
-        f"{name} {seed}": _train(name, seed, spec, network, options)
-        for name, (spec, network) in trained.items()
-        for seed in options.seeds
+        f"{kind} {seed}": _train(kind, seed, options) for kind in kinds for seed in options.seeds
     }
-    first, *others = trained
+    first, *others = kinds
     better = dict.fromkeys(others, 0)
     rows = []
     for robot, spec in robots.items():
         file = options.output / f"{robot.replace(' ', '-')}.yaml"
         file.write_text(yaml.safe_dump(plain(spec), sort_keys=False), encoding="utf-8")
         records = _evaluate(bundles, file, options).records
-        distance = {
-            name: np.mean([records[f"{name} {s}"]["final_distance"] for s in options.seeds], 0)
-            for name in trained
+
+        every = {
+            kind: {
+                name: np.stack([records[f"{kind} {seed}"][name] for seed in options.seeds])
+                for name in ("final_distance", "success")
+            }
+            for kind in kinds
         }
-        success = {
-            name: np.mean([records[f"{name} {s}"]["success"] for s in options.seeds], 0)
-            for name in trained
-        }
+        distance = {kind: 1e3 * found["final_distance"] for kind, found in every.items()}
         row = [robot]
-        for name in trained:
-            row += [_interval(1e3 * distance[name]), _interval(100 * success[name])]
-        for name in others:
-            difference = distance[name] - distance[first]
-            row.append(_interval(1e3 * difference))
-            better[name] += bool(difference.mean() < 0)
+        for kind in kinds:
+            row += [_interval(distance[kind]), _interval(100 * every[kind]["success"])]
+        for kind in others:
+            row.append(_interval(difference := distance[kind] - distance[first]))
+            better[kind] += bool(difference.mean() < 0)
         rows.append(row)
     headings = ["robot"]
-    for name in trained:
-        headings += [f"{name}: mm", "success %"]
-    headings += [f"{name} minus {first}, mm" for name in others]
+    for kind in kinds:
+        headings += [f"{kind}: mm", "success %"]
+    headings += [f"{kind} minus {first}, mm" for kind in others]
     print(text_table(headings, rows))
-    for name, count in better.items():
-        print(f"{name}: nearer than {first} on {count} of {len(robots)} robots")
-    return [count > len(robots) / 2 for count in better.values()]
+    for kind, count in better.items():
+        print(f"{kind}: nearer than {first} on {count} of {len(robots)} robots")
 
 
 def _shifted() -> dict[str, Spec]:
@@ -354,9 +344,13 @@ def _set(parameter: str, names: Sequence[str], value: float) -> Term:
 
 
 def _interval(values: np.ndarray) -> str:
-    """Mean and 95 % interval over episodes."""
-    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():.1f} [{values.mean() - half:.1f}, {values.mean() + half:.1f}]"
+    """Of [training seeds, episodes]."""
+    episodes, seeds = values.mean(0), values.mean(1)
+    half = 1.96 * episodes.std(ddof=1) / len(episodes) ** 0.5
+    mean = episodes.mean()
+    return (
+        f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}] {seeds.min():.1f}..{seeds.max():.1f}"
+    )
 
 
 def _spread(values: Sequence[float]) -> str:

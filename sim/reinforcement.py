@@ -1,6 +1,6 @@
 """Proximal policy optimisation in a task of sim/tasks: from nothing to a bundle, in one folder.
 
-    config = ReinforcementConfig(seed=0, task="arm-reach", engine="mujoco", environments=1024)
+    config = ReinforcementConfig(seed=0, task="arm-reach", engine="mujoco", environments=512)
     bundle = train_bundle(config, Path("runs/reach"), resume=False, threads=2, command="...")
 
 The algorithm is rsl_rl's (rsl-rl-lib); stages, checkpoints and export are this project's.
@@ -69,7 +69,7 @@ class Network:
 class Optimisation:
     """Of PPO, arXiv 1707.06347; the learning rate follows the policy's change (desired_kl)."""
 
-    iterations: int = 300
+    iterations: int = 200
     steps: int = 24
     """Of each environment in an iteration."""
     epochs: int = 5
@@ -107,7 +107,7 @@ class ReinforcementConfig:
     engine: str
     robot: Path | None = None
     """A YAML file with a robot of your own (see sim/tasks/README.md)."""
-    environments: int = 1024
+    environments: int = 512
     randomization: Spec | None = None
     """None: the robot as in its model."""
     privileged_critic: bool = True
@@ -118,13 +118,15 @@ class ReinforcementConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        network, engines = self.network, tasks.TASKS.get(self.task, (self.engine,))
+        network, plan, engines = self.network, self.ppo, tasks.TASKS.get(self.task, (self.engine,))
         require(
             "configuration",
             (self.seed >= 0, "seed", "at least 0", self.seed),
             (self.environments >= 1, "environments", "at least 1", self.environments),
             (self.task in tasks.TASKS, "task", f"one of {', '.join(tasks.TASKS)}", self.task),
             (self.engine in engines, "engine", " or ".join(engines), self.engine),
+            (plan.iterations >= 1, "ppo.iterations", "at least 1", plan.iterations),
+            (plan.steps >= 1, "ppo.steps", "at least 1", plan.steps),
             (network.memory >= 0, "network.memory", "at least 0", network.memory),
             (network.context >= 0, "network.context", "at least 0", network.context),
             (min(network.hidden, default=0) > 0, "network.hidden", "widths", network.hidden),
@@ -141,7 +143,7 @@ class ReinforcementConfig:
 
 def configure(
     task: str, seed: int, *, engine: str | None, file: Path | None, randomization: Path | None,
-    robot: Path | None, environments: int | None,
+    robot: Path | None, environments: int | None, iterations: int | None,
 ) -> ReinforcementConfig:  # fmt: skip
     """The configuration of `file`, or the task's own, with what else is not None.
 
@@ -157,6 +159,8 @@ def configure(
         "engine": engine, "robot": robot, "environments": environments,
         "randomization": None if randomization is None else load(randomization),
     }  # fmt: skip
+    if iterations is not None:
+        given["ppo"] = replace(config.ppo, iterations=iterations)
     return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 

@@ -120,6 +120,8 @@ class TrainReinforcement:
     """YAML with a robot of your own, as config/arm_example.yaml explains."""
     environments: int | None = None
     """How many are simulated at once."""
+    iterations: int | None = None
+    """Of PPO; the more, the nearer to the goal."""
     sweep: Sweep = None
     executor: Executor = "local"
     """Where the runs of a sweep are done."""
@@ -144,6 +146,7 @@ class TrainReinforcement:
         config = configure(
             self.task, _given_seed(self), engine=self.engine, file=self.config,
             randomization=self.randomization, robot=self.robot, environments=self.environments,
+            iterations=self.iterations,
         )  # fmt: skip
         return written(
             train_bundle(
