@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import tyro
 import yaml
+from gymnasium import spaces
 
 from robot_policies import load_policy
 from sim.randomization_terms import Spec, Term, load
@@ -80,7 +81,7 @@ class Common:
 class Reach(Common):
     """Accuracy and speed on arm-reach."""
 
-    repeats: int = 5
+    repeats: int = 11
     """Of each trainer, in turns."""
 
 
@@ -158,8 +159,9 @@ def _reach(options: Reach) -> Iterator[bool]:
 def _speed(options: Reach) -> bool:
     """Samples per second of this project's trainer and of Stable-Baselines3's, in turns."""
     config = ReinforcementConfig(
-        options.seeds[0], "arm-reach", "mujoco", randomization=load(RANDOMIZATION)
-    )
+        options.seeds[0], "arm-reach", "mujoco", randomization=load(RANDOMIZATION),
+        privileged_critic=False,
+    )  # fmt: skip
     ours, theirs = _our_iteration(config, options), _their_iteration(config, options)
     rates: dict[str, list[float]] = {"ours": [], "Stable-Baselines3": []}
     samples = config.environments * config.ppo.steps
@@ -180,13 +182,13 @@ def _speed(options: Reach) -> bool:
 
 def _our_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[], None]:
     task = make_task(config, options.threads)
-    seen = groups(task.reset(seed=config.seed)[0], task)
+    seen = groups(task.reset(seed=config.seed)[0], task, config)
     task.stagger()
     algorithm = make_ppo(seen, task, config)
     state = [seen]
 
     def iterate() -> None:
-        state[0], _ = collect(algorithm, task, state[0], config.ppo.steps)
+        state[0], _ = collect(algorithm, task, state[0], config)
         algorithm.update()
 
     return iterate
@@ -202,8 +204,9 @@ def _their_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[]
         """The same task as Stable-Baselines3 wants it."""
 
         def __init__(self) -> None:
-            space = task.single_observation_space["policy"]
-            super().__init__(task.num_envs, space, task.single_action_space)
+            size = task.single_action_space.shape
+            bounded = spaces.Box(-100, 100, size, np.float32)  # it demands some bounds
+            super().__init__(task.num_envs, task.single_observation_space["policy"], bounded)
 
         def reset(self) -> np.ndarray:
             return _reset(task)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,10 @@ class Network:
 class Optimisation:
     """Of PPO, arXiv 1707.06347; the learning rate follows the policy's change (desired_kl)."""
 
-    iterations: int = 200
+    iterations: int = 250
     steps: int = 24
     """Of each environment in an iteration."""
-    epochs: int = 5
+    epochs: int = 4
     mini_batches: int = 4
     learning_rate: float = 1e-3
     """At first."""
@@ -200,14 +200,14 @@ def learn(task: Task, config: ReinforcementConfig, run: Run) -> PPO:
     """PPO to its end, or on from the run's checkpoint; after a resume episodes begin anew."""
     plan = config.ppo
     torch.manual_seed(config.seed)
-    seen = groups(task.reset(seed=config.seed)[0], task)
+    seen = groups(task.reset(seed=config.seed)[0], task, config)
     task.stagger()
     algorithm = make_ppo(seen, task, config)
     first = _load(algorithm, run, plan.iterations)
     with run.progress("ppo", plan.iterations, first) as bar:
         saved = time.monotonic()
         for iteration in range(first, plan.iterations):
-            seen, figures = collect(algorithm, task, seen, plan.steps)
+            seen, figures = collect(algorithm, task, seen, config)
             losses = algorithm.update()
             bar.update(iteration + 1, figures)
             learned = {"learning_rate": algorithm.learning_rate} | losses
@@ -220,23 +220,26 @@ def learn(task: Task, config: ReinforcementConfig, run: Run) -> PPO:
     return algorithm
 
 
-def groups(told: Mapping[str, np.ndarray], task: Task) -> TensorDict:
-    """What is observed, for rsl_rl."""
-    arrays = {name: torch.from_numpy(value) for name, value in told.items()}
-    if task.parameters.shape[1]:
-        arrays[PARAMETERS] = torch.from_numpy(task.parameters.astype(np.float32))
-    return TensorDict(arrays, batch_size=[task.num_envs])  # type: ignore[arg-type]
+def groups(told: Mapping[str, np.ndarray], task: Task, config: ReinforcementConfig) -> TensorDict:
+    """What the networks are to be told, for rsl_rl, which copies all of it at every use."""
+    arrays = {POLICY: told[POLICY]}
+    if config.privileged_critic:
+        arrays[PRIVILEGED] = told[PRIVILEGED]
+    if config.network.context:
+        arrays[PARAMETERS] = task.parameters.astype(np.float32)
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    return TensorDict(tensors, batch_size=[task.num_envs])  # type: ignore[arg-type]
 
 
 def collect(
-    algorithm: PPO, task: Task, seen: TensorDict, steps: int
+    algorithm: PPO, task: Task, seen: TensorDict, config: ReinforcementConfig
 ) -> tuple[TensorDict, dict[str, float]]:
-    """Act for some steps; what is seen then, and means over the episodes that ended."""
+    """Act for one iteration's steps; what is seen then, and means over the episodes that ended."""
     ended: dict[str, list[np.ndarray]] = {}
-    with torch.inference_mode():
-        for _ in range(steps):
+    with torch.inference_mode(), _one_thread():
+        for _ in range(config.ppo.steps):
             told, reward, terminated, truncated, infos = task.step(algorithm.act(seen).numpy())
-            seen = groups(told, task)
+            seen = groups(told, task, config)
             done, late = (torch.from_numpy(v) for v in (terminated | truncated, truncated))
             extras = {"time_outs": late.float()}
             algorithm.process_env_step(seen, torch.from_numpy(reward).float(), done, extras)
@@ -245,6 +248,17 @@ def collect(
         algorithm.compute_returns(seen)
     means = {name: float(np.concatenate(values).mean()) for name, values in ended.items()}
     return seen, means
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Of torch, whose others would wait for more by spinning, on the cores of the engine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def make_ppo(seen: TensorDict, task: Task, config: ReinforcementConfig) -> PPO:
@@ -282,6 +296,8 @@ def make_ppo(seen: TensorDict, task: Task, config: ReinforcementConfig) -> PPO:
     }  # fmt: skip
     with redirect_stdout(io.StringIO()):  # it prints its networks
         algorithm = PPO.construct_algorithm(seen, _Shape(task), settings, "cpu")  # type: ignore[arg-type]
+    learned = [*algorithm.actor.parameters(), *algorithm.critic.parameters()]
+    algorithm.optimizer = torch.optim.Adam(learned, plan.learning_rate, fused=True)  # the quicker
     algorithm.train_mode()
     return algorithm
 
@@ -350,7 +366,7 @@ def adapt(task: Task, config: ReinforcementConfig, algorithm: PPO, run: Run) -> 
     first, payload = run.load("adaptation") or (0, None)
     if payload is not None:
         pupil.load(payload)
-    seen = groups(task.reset(seed=config.seed + 1)[0], task)
+    seen = groups(task.reset(seed=config.seed + 1)[0], task, config)
     with run.progress("adaptation", plan.iterations, first) as bar:
         for iteration in range(first, plan.iterations):
             errors = []
@@ -361,7 +377,7 @@ def adapt(task: Task, config: ReinforcementConfig, algorithm: PPO, run: Run) -> 
                 errors.append((inferred - known).square().mean())
                 obs, _, terminated, truncated, _ = task.step(action.numpy())
                 pupil.forget(torch.from_numpy(terminated | truncated))
-                seen = groups(obs, task)
+                seen = groups(obs, task, config)
             figures = {"error": pupil.learn(torch.stack(errors).mean())}
             bar.update(iteration + 1, figures)
             run.log("adaptation", iteration + 1, figures)

@@ -55,10 +55,11 @@ class GenesisEngine(Engine):
         self._limits = np.where(limited, mj.actuator_ctrlrange, [-np.inf, np.inf]).T
         self._driven = self._dofs(np.arange(mj.nu), of_actuators=True)
         self._failed = np.zeros(count, bool)
+        self._latest: tuple[Tensor, Tensor] | None = None  # what `_state` read
 
     def diverged(self) -> IdArray:
         """See Engine."""
-        self._notice()
+        self._state()
         return np.flatnonzero(self._failed)
 
     def current(self, parameter: str, names: Sequence[str]) -> FloatArray:
@@ -71,10 +72,10 @@ class GenesisEngine(Engine):
         q[:, self._map.q], v[:, self._map.dof] = qpos, qvel
         self._solver.set_dofs_velocity(_tensor(v), envs_idx=_index(ids), skip_forward=True)
         self._solver.set_qpos(_tensor(q), envs_idx=_index(ids))  # brings poses up to date, too
-        self._failed[ids] = False
+        self._failed[ids], self._latest = False, None
 
     def _step(self, command: FloatArray, pushed: Indices, force: FloatArray) -> None:
-        self._notice()
+        self._state()
         if self._failed.any():  # Genesis would halt all: these wait at the start for their reset
             failed = np.flatnonzero(self._failed)
             mj = self.model.mj
@@ -91,19 +92,26 @@ class GenesisEngine(Engine):
                 ref=gs.constants.link_ref_frame.link_COM,
             )
         self._scene.step(update_visualizer=False)
+        self._latest = None
 
-    def _notice(self) -> None:
-        """Genesis leaves the state of an environment as it was before it failed."""
-        self._failed |= self._solver.get_error_envs_mask().cpu().numpy()
-        positions, velocities = self._solver.get_qpos(), self._solver.get_dofs_velocity()
-        finite = positions.isfinite().all(1) & velocities.isfinite().all(1)
-        self._failed |= ~finite.cpu().numpy()
+    def _state(self) -> tuple[Tensor, Tensor]:
+        """Positions and velocities, in Genesis's order; notices who failed.
+
+        Genesis leaves the state of an environment as it was before it failed.
+        """
+        if self._latest is None:
+            self._latest = self._solver.get_qpos(), self._solver.get_dofs_velocity()
+            finite = self._latest[0].isfinite().all(1) & self._latest[1].isfinite().all(1)
+            failed = self._solver.get_error_envs_mask() | ~finite
+            self._failed |= failed.cpu().numpy()
+        return self._latest
 
     def _joints(self, field: str, ids: Indices) -> FloatArray:
         mj = self.model.mj
+        positions, velocities = self._state()
         if field == "joint_position":
-            return _numpy(self._solver.get_qpos())[:, self._map.q[mj.jnt_qposadr[ids]]]
-        return _numpy(self._solver.get_dofs_velocity())[:, self._map.dof[mj.jnt_dofadr[ids]]]
+            return _numpy(positions)[:, self._map.q[mj.jnt_qposadr[ids]]]
+        return _numpy(velocities)[:, self._map.dof[mj.jnt_dofadr[ids]]]
 
     def _bodies(self, field: str, ids: Indices) -> FloatArray:
         links = self._map.link[ids]

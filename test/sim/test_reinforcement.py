@@ -67,7 +67,7 @@ def test_every_kind_of_actor_goes_from_nothing_to_a_bundle(kind, tmp_path):
 def test_the_exported_actor_is_the_trained_one(kind):
     config = configuration(kind)
     task = make_task(config, threads=1)
-    seen = groups(task.reset(seed=0)[0], task)
+    seen = groups(task.reset(seed=0)[0], task, config)
     algorithm = make_ppo(seen, task, config)
     theirs = algorithm.get_policy()
     theirs.update_normalization(seen)
@@ -79,13 +79,13 @@ def test_the_exported_actor_is_the_trained_one(kind):
             found, *states, _ = ours(seen["policy"].unsqueeze(1), *memory)
         state = states[0] if states else state
         torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=1e-6)
-        seen = groups(task.step(found[:, 0].numpy())[0], task)
+        seen = groups(task.step(found[:, 0].numpy())[0], task, config)
 
 
 def test_the_normaliser_travels_inside_the_actor():
     config = configuration()
     task = make_task(config, threads=1)
-    seen = groups(task.reset(seed=0)[0], task)
+    seen = groups(task.reset(seed=0)[0], task, config)
     algorithm = make_ppo(seen, task, config)
     algorithm.get_policy().update_normalization(seen)
     actor = actor_of(algorithm.get_policy(), config.network)
@@ -106,7 +106,7 @@ def test_a_memory_learns_what_the_encoder_knows(tmp_path):
 def test_an_actor_that_is_told_the_parameters_depends_on_them():
     config = configuration("context")
     task = make_task(config, threads=1)
-    seen = groups(task.reset(seed=0)[0], task)
+    seen = groups(task.reset(seed=0)[0], task, config)
     actor = make_ppo(seen, task, config).get_policy()
     other = seen.clone()
     other[PARAMETERS] = -seen[PARAMETERS]
@@ -117,7 +117,7 @@ def test_an_actor_that_is_told_the_parameters_depends_on_them():
 def test_the_critic_alone_is_told_what_no_robot_knows():
     config = configuration()
     task = make_task(config, threads=1)
-    seen = groups(task.reset(seed=0)[0], task)
+    seen = groups(task.reset(seed=0)[0], task, config)
     algorithm = make_ppo(seen, task, config)
     sizes = [seen["policy"].shape[1], seen["privileged"].shape[1]]
     assert algorithm.actor.obs_dim == sizes[0]
