@@ -196,7 +196,7 @@ def _our_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[], 
 
 def _their_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[], None]:
     from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
     task, plan = make_task(config, options.threads), config.ppo
 
@@ -237,7 +237,7 @@ def _their_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[]
     samples = config.environments * plan.steps
     hidden = list(config.network.hidden)
     model = PPO(
-        "MlpPolicy", Adapter(), n_steps=plan.steps, batch_size=samples // plan.mini_batches,
+        "MlpPolicy", VecNormalize(Adapter(), norm_reward=False), n_steps=plan.steps, batch_size=samples // plan.mini_batches,
         n_epochs=plan.epochs, gamma=plan.discount, gae_lambda=plan.gae, device="cpu",
         policy_kwargs={"net_arch": hidden, "activation_fn": torch.nn.ELU}, seed=config.seed,
     )  # fmt: skip

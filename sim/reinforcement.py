@@ -57,7 +57,7 @@ TOLERANCE = 1e-4
 class Network:
     """The actor's shape; the critic has the same layers."""
 
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: tuple[int, ...] = (128, 128)
     """Widths of the layers."""
     memory: int = 0
     """Size of the recurrent state; 0: feed-forward."""

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import stats
 
 from robot_policies.strict import InputError
 from sim.channels import ActionChannel, DelayLine, ObservationChannel
