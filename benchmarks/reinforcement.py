@@ -2,7 +2,8 @@
 
 reach       arm-reach by PPO: the distance from the target at the end of an episode, after at most
             five minutes; and samples per second against Stable-Baselines3's PPO in the same
-            environments, with the same networks, batches, epochs and steps, in turns.
+            environments, with the same networks, batches, epochs and steps, and with normalised
+            observations, in turns.
 shifted     policies trained with and without randomisation, on the same budget, on five robots
             that differ from the model.
 unseen      feed-forward, recurrent and context policies, trained with the same randomisation and
@@ -236,8 +237,9 @@ def _their_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[]
 
     samples = config.environments * plan.steps
     hidden = list(config.network.hidden)
+    normalised = VecNormalize(Adapter(), norm_reward=False)  # ours are, too
     model = PPO(
-        "MlpPolicy", VecNormalize(Adapter(), norm_reward=False), n_steps=plan.steps, batch_size=samples // plan.mini_batches,
+        "MlpPolicy", normalised, n_steps=plan.steps, batch_size=samples // plan.mini_batches,
         n_epochs=plan.epochs, gamma=plan.discount, gae_lambda=plan.gae, device="cpu",
         policy_kwargs={"net_arch": hidden, "activation_fn": torch.nn.ELU}, seed=config.seed,
     )  # fmt: skip
