@@ -7,8 +7,8 @@
 Neither the number of environments, nor their order, nor other streams change a draw, so every
 engine gets the same. Each value is the distribution's quantile function of ONE uniform number:
 truncation is exact, and a draw grows with its uniform number. The uniform numbers are the same
-bits on every machine; log-uniform and normal values may differ in their last bit where numpy's
-exp and log do.
+bits on every machine; log-uniform and normal values may differ in their last ones, where exp and
+log do.
 """
 
 from __future__ import annotations

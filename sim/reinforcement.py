@@ -483,5 +483,9 @@ def write_bundle(
     }  # fmt: skip
     save_checkpoint(path / "checkpoint.pt", actor, sizes, contract, training)
     golden = record(actor, contract, *random_inputs(contract, seed=config.seed))
-    source = Source(training, model_card(contract, training["command"], task.scene.about))
+    drawn = "the robot as in its model" if config.randomization is None else (
+        "robots randomised as in training.yaml"
+    )  # fmt: skip
+    about = f"{task.scene.about} Trained by PPO in simulation ({config.engine}), on {drawn}."
+    source = Source(training, model_card(contract, training["command"], about))
     return export(actor, contract, golden, source, path / "bundle", replace=True)

@@ -117,6 +117,12 @@ def test_the_quadrotor_of_the_zoo_flies_its_task():
     assert again.commands["motors"].shape == (500, 4) and again.distance.shape == (501,)
 
 
+def test_the_arm_of_the_zoo_reaches_on_robots_like_those_it_was_trained_on():
+    given = options(("zoo:arm-reach",), episodes=100, environments=100, seed=11)
+    found = fly(given).figures["zoo:arm-reach"]
+    assert found["mean final distance"].high < 0.02 and found["success"].low > 0.8
+
+
 # The figures.
 
 
