@@ -119,8 +119,11 @@ def _train(kind: str, seed: int, options: Common) -> Path:
     config = ReinforcementConfig(
         seed, "arm-reach", "mujoco", randomization=randomization, network=network
     )
-    if options.iterations is not None:
-        config = replace(config, ppo=replace(config.ppo, iterations=options.iterations))
+    iterations = config.ppo.iterations if options.iterations is None else options.iterations
+    second = iterations // 3 if network.context else 0  # two phases on the budget of one
+    config = replace(config, ppo=replace(config.ppo, iterations=iterations - second))
+    if second:
+        config = replace(config, adaptation=replace(config.adaptation, iterations=second))
     path = options.output / f"{kind}-{seed}"
     train_bundle(
         config, path, resume=path.exists(), threads=options.threads,
@@ -197,6 +200,7 @@ def _our_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[], 
 
 def _their_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[], None]:
     from stable_baselines3 import PPO
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
     task, plan = make_task(config, options.threads), config.ppo
@@ -243,6 +247,7 @@ def _their_iteration(config: ReinforcementConfig, options: Reach) -> Callable[[]
         n_epochs=plan.epochs, gamma=plan.discount, gae_lambda=plan.gae, device="cpu",
         policy_kwargs={"net_arch": hidden, "activation_fn": torch.nn.ELU}, seed=config.seed,
     )  # fmt: skip
+    model.set_logger(Logger(None, []))  # or it leaves a folder behind at every call
     return lambda: model.learn(samples, reset_num_timesteps=False) and None
 
 

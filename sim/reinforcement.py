@@ -36,7 +36,7 @@ from robot_policies.models.actor import ActorPolicy, layers
 from robot_policies.strict import InputError, Violation, require
 from robot_policies.strict_yaml import decode_yaml
 from sim import tasks
-from sim.randomization_terms import Spec, load
+from sim.randomization_terms import PUSH, Spec, load
 from sim.runs import Run, plain
 from sim.tasks import Task
 
@@ -51,6 +51,9 @@ SAVE_EVERY = 25
 NORMALISER_EPS = 1e-2
 """What rsl_rl adds to a standard deviation."""
 TOLERANCE = 1e-4
+
+Check = tuple[bool, str, str, Any]
+"""Whether it holds, of which key, what was expected, what was found."""
 
 
 @dataclass(frozen=True)
@@ -118,27 +121,48 @@ class ReinforcementConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        network, plan, engines = self.network, self.ppo, tasks.TASKS.get(self.task, (self.engine,))
-        require(
-            "configuration",
-            (self.seed >= 0, "seed", "at least 0", self.seed),
-            (self.environments >= 1, "environments", "at least 1", self.environments),
-            (self.task in tasks.TASKS, "task", f"one of {', '.join(tasks.TASKS)}", self.task),
-            (self.engine in engines, "engine", " or ".join(engines), self.engine),
-            (plan.iterations >= 1, "ppo.iterations", "at least 1", plan.iterations),
-            (plan.steps >= 1, "ppo.steps", "at least 1", plan.steps),
-            (network.memory >= 0, "network.memory", "at least 0", network.memory),
-            (network.context >= 0, "network.context", "at least 0", network.context),
-            (min(network.hidden, default=0) > 0, "network.hidden", "widths", network.hidden),
-            (
-                network.memory > 0 or network.context == 0,
-                "network.memory", "a memory that infers the context", network.memory,
-            ),
-            (
-                network.context == 0 or self.randomization is not None,
-                "randomization", "some, for a context to infer", None,
-            ),
-        )  # fmt: skip
+        require("configuration", *self._checks(), *self._network_checks(), *self._ppo_checks())
+
+    def _checks(self) -> Iterator[Check]:
+        engines = tasks.TASKS.get(self.task, (self.engine,))
+        yield self.seed >= 0, "seed", "at least 0", self.seed
+        yield self.environments >= 1, "environments", "at least 1", self.environments
+        yield self.task in tasks.TASKS, "task", f"one of {', '.join(tasks.TASKS)}", self.task
+        yield self.engine in engines, "engine", " or ".join(engines), self.engine
+
+    def _network_checks(self) -> Iterator[Check]:
+        network = self.network
+        terms = () if self.randomization is None else self.randomization.terms
+        lasting = any(term.parameter != PUSH for term in terms)
+        yield network.memory >= 0, "network.memory", "at least 0", network.memory
+        yield network.context >= 0, "network.context", "at least 0", network.context
+        yield min(network.hidden, default=0) > 0, "network.hidden", "widths", network.hidden
+        if network.context > 0:
+            memory = "a memory that infers the context"
+            yield network.memory > 0, "network.memory", memory, network.memory
+            yield lasting, "randomization", "parameters, for a context to infer", "none"
+
+    def _ppo_checks(self) -> Iterator[Check]:
+        plan, adaptation = self.ppo, self.adaptation
+        counts = {f"ppo.{n}": getattr(plan, n) for n in ("iterations", "steps", "epochs")}
+        counts |= {f"adaptation.{n}": getattr(adaptation, n) for n in ("iterations", "steps")}
+        for name, count in counts.items():
+            yield count >= 1, name, "at least 1", count
+        rates = {"ppo": plan.learning_rate, "adaptation": adaptation.learning_rate}
+        for name, rate in rates.items():
+            yield rate > 0, f"{name}.learning_rate", "above 0", rate
+        for name in ("desired_kl", "clip", "initial_std"):
+            yield getattr(plan, name) > 0, f"ppo.{name}", "above 0", getattr(plan, name)
+        for name in ("discount", "gae"):
+            value = getattr(plan, name)
+            yield 0 <= value <= 1, f"ppo.{name}", "from 0 to 1", value
+        recurrent = self.network.memory > 0 and self.network.context == 0
+        whole, of = self.environments * plan.steps, "samples of an iteration"
+        if recurrent:  # a mini-batch is of whole environments, as many in each
+            whole, of = self.environments, "environments"
+        parts = plan.mini_batches
+        shared = 1 <= parts <= whole and not (recurrent and whole % parts)
+        yield shared, "ppo.mini_batches", f"a number that the {whole} {of} can be shared by", parts
 
 
 def configure(
@@ -203,7 +227,7 @@ def learn(task: Task, config: ReinforcementConfig, run: Run) -> PPO:
     seen = groups(task.reset(seed=config.seed)[0], task, config)
     task.stagger()
     algorithm = make_ppo(seen, task, config)
-    first = _load(algorithm, run, plan.iterations)
+    first = _load(algorithm, task, run, plan.iterations)
     with run.progress("ppo", plan.iterations, first) as bar:
         saved = time.monotonic()
         for iteration in range(first, plan.iterations):
@@ -213,10 +237,10 @@ def learn(task: Task, config: ReinforcementConfig, run: Run) -> PPO:
             learned = {"learning_rate": algorithm.learning_rate} | losses
             run.log("ppo", iteration + 1, figures | learned)
             if time.monotonic() - saved > CHECKPOINT_S:
-                run.save("ppo", iteration + 1, algorithm.save())
+                run.save("ppo", iteration + 1, algorithm.save() | _diverged(task))
                 saved = time.monotonic()
     if run.finished("ppo") is None:
-        run.finish("ppo", algorithm.save())
+        run.finish("ppo", algorithm.save() | _diverged(task))
     return algorithm
 
 
@@ -236,7 +260,7 @@ def collect(
 ) -> tuple[TensorDict, dict[str, float]]:
     """Act for one iteration's steps; what is seen then, and means over the episodes that ended."""
     ended: dict[str, list[np.ndarray]] = {}
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), _one_thread(config.engine):
         for _ in range(config.ppo.steps):
             told, reward, terminated, truncated, infos = task.step(algorithm.act(seen).numpy())
             seen = groups(told, task, config)
@@ -251,10 +275,10 @@ def collect(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Of torch, whose others would wait for more by spinning, on the cores of the engine."""
+def _one_thread(engine: str) -> Iterator[None]:
+    """Of torch, whose others would wait for more by spinning, on the cores of another engine."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads if engine == "torch" else 1)
     try:
         yield
     finally:
@@ -338,15 +362,19 @@ class ContextModel(MLPModel):
         return self.obs_dim + self._context
 
 
-def _load(algorithm: PPO, run: Run, iterations: int) -> int:
+def _load(algorithm: PPO, task: Task, run: Run, iterations: int) -> int:
     """Take over what the run has; returns the next iteration."""
-    if (result := run.finished("ppo")) is not None:
-        algorithm.load(result, None, True)
-        return iterations
-    iteration, payload = run.load("ppo") or (0, None)
+    result = run.finished("ppo")
+    iteration, payload = (run.load("ppo") or (0, None)) if result is None else (iterations, result)
     if payload is not None:
         algorithm.load(payload, None, True)
+        task.diverged[:] = payload["diverged"].numpy()
     return iteration
+
+
+def _diverged(task: Task) -> dict[str, Tensor]:
+    """For a checkpoint, so that the report at the end counts from the beginning."""
+    return {"diverged": torch.from_numpy(task.diverged.copy())}
 
 
 # The second phase of RMA.
@@ -362,11 +390,14 @@ def adapt(task: Task, config: ReinforcementConfig, algorithm: PPO, run: Run) -> 
     pupil = _Pupil(actor_of(told, config.network), plan.learning_rate, task.num_envs)
     if (result := run.finished("adaptation")) is not None:
         pupil.actor.load_state_dict(result["actor"])
+        task.diverged[:] = result["diverged"].numpy()
         return pupil.actor
     first, payload = run.load("adaptation") or (0, None)
     if payload is not None:
         pupil.load(payload)
-    seen = groups(task.reset(seed=config.seed + 1)[0], task, config)
+        task.diverged[:] = payload["diverged"].numpy()
+    seen = groups(task.reset()[0], task, config)
+    task.stagger()
     with run.progress("adaptation", plan.iterations, first) as bar:
         for iteration in range(first, plan.iterations):
             errors = []
@@ -382,8 +413,8 @@ def adapt(task: Task, config: ReinforcementConfig, algorithm: PPO, run: Run) -> 
             bar.update(iteration + 1, figures)
             run.log("adaptation", iteration + 1, figures)
             if (iteration + 1) % SAVE_EVERY == 0:
-                run.save("adaptation", iteration + 1, pupil.payload())
-    run.finish("adaptation", {"actor": pupil.actor.state_dict()})
+                run.save("adaptation", iteration + 1, pupil.payload() | _diverged(task))
+    run.finish("adaptation", {"actor": pupil.actor.state_dict()} | _diverged(task))
     return pupil.actor
 
 

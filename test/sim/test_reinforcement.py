@@ -164,14 +164,23 @@ def test_a_diverging_environment_is_named_and_training_goes_on(tmp_path, monkeyp
     assert "1 of 8 environments diverged (5: once)" in capsys.readouterr().err
 
 
-def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(tmp_path):
-    with pytest.raises(InputError, match="a memory that infers the context"):
-        replace(configuration(), network=Network(context=4))
-    with pytest.raises(InputError, match="some, for a context to infer"):
-        replace(configuration("context"), randomization=None)
-    with pytest.raises(ValueError, match="expected one of arm-reach"):
-        train(replace(configuration(), task="arm-dance"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("feed-forward", {"network": Network(context=4)}, "a memory that infers the context"),
+        ("context", {"randomization": None}, "parameters, for a context to infer, found none"),
+        ("context", {"randomization": Spec(())}, "parameters, for a context to infer"),
+        ("recurrent", {"environments": 6}, "mini_batches: .* the 6 environments can be shared by"),
+        ("feed-forward", {"ppo": Optimisation(steps=0)}, "ppo.steps: expected at least 1"),
+        ("feed-forward", {"ppo": Optimisation(initial_std=0)}, "ppo.initial_std: .* above 0"),
+        ("feed-forward", {"ppo": Optimisation(discount=5)}, "ppo.discount: .* from 0 to 1"),
+        ("context", {"adaptation": Adaptation(iterations=0)}, "adaptation.iterations: expected"),
+        ("feed-forward", {"task": "arm-dance"}, "expected one of arm-reach"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(kind, change, message):
+    with pytest.raises(InputError, match=message):
+        replace(configuration(kind), **change)
 
 
 def test_a_run_resumes_only_with_its_own_configuration(tmp_path):
