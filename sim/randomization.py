@@ -24,7 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from robot_policies.strict import InputError, Violation
 from sim.draws import FloatArray, Streams, extremes, quantile
-from sim.randomization_terms import OPERATIONS, PARAMETERS, PUSH, Spec, Term, closest
+from sim.randomization_terms import (
+    OPERATIONS,
+    PARAMETERS,
+    PUSH,
+    Spec,
+    Term,
+    closest,
+    engines_with,
+)
 
 IdArray = NDArray[np.integer]
 
@@ -242,7 +250,8 @@ def _bind(term: Term, models: Sequence[Parameters]) -> _Bound:
     if model is None:
         offered = sorted({parameter for m in models for parameter in m.capabilities})
         expected = f"a parameter that can be set here ({', '.join(offered)})"
-        mend = "remove the term, or choose an engine that has it"
+        engines = ", ".join(engines_with(term.targets)) or "none"
+        mend = f"remove the term; engines that have it: {engines}"
         raise InputError(
             [Violation(f"term {term.name}.parameter", expected, term.parameter, mend)]
         )
@@ -282,7 +291,11 @@ def _outside(bound: _Bound) -> Iterator[Violation]:
     drawn = min(extremes(term.distribution))
     for name, nominal in zip(term.names, bound.nominal[term.targets[0]], strict=True):
         outcome = OPERATIONS[term.operation](nominal, np.array(drawn))
-        if term.operation == "scale" and not nominal.any():
+        if len(term.targets) > 1 and not nominal.any():  # the others are scaled by the ratio
+            expected = f"a nominal {term.targets[0]} above zero"
+            found = f"{nominal.tolist()} of {name}"
+            yield Violation(f"term {term.name}.names", expected, found, "take the name out")
+        elif term.operation == "scale" and not nominal.any():
             found = f"{nominal.tolist()} of {name}"
             expected = f"a nominal {term.parameter} that a factor changes"
             yield Violation(f"term {term.name}.operation", expected, found, "use add or set")

@@ -92,6 +92,21 @@ PARAMETERS = {
     "observation_latency": Parameter("signals", "control steps", _WHOLE, ("add", "set")),
 }
 
+_RIGID_BODY = frozenset({"mass", "inertia", "centre_of_mass", PUSH, "friction"})
+_JOINT = frozenset({"damping", "armature", "stiffness", "kp", "kd"})
+
+ENGINES: dict[str, frozenset[str]] = {
+    "mujoco": _RIGID_BODY | _JOINT,
+    "genesis": _RIGID_BODY | _JOINT,
+}
+"""The parameters of each engine of sim/engines; known without loading it."""
+
+
+def engines_with(parameters: Iterable[str]) -> tuple[str, ...]:
+    """The engines that have all of these parameters."""
+    wanted = frozenset(parameters)
+    return tuple(name for name, known in ENGINES.items() if known >= wanted)
+
 
 # The declaration.
 

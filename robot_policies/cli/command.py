@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -56,6 +56,15 @@ def require_files(kind: str, paths: Iterable[Path]) -> None:
         if not path.is_file():
             found = "a directory" if path.is_dir() else "nothing"
             raise UsageError(f"{path}: expected {kind}, found {found}; correct the path")
+
+
+def require_default(command: Any, names: Iterable[str], why: str) -> None:
+    """Raise UsageError where one of these options of a command is not what it is by default."""
+    given = {entry.name: entry.default for entry in fields(command)}
+    for name in names:
+        if (value := getattr(command, name)) != given[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: expected none {why}; found {value}")
 
 
 def require_bundle(name: str) -> None:

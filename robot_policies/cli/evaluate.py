@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -14,6 +14,7 @@ from robot_policies.cli.command import (
     Outcome,
     UsageError,
     require_bundle,
+    require_default,
     rich_table,
 )
 
@@ -105,11 +106,12 @@ class Evaluate:
         if self.output is not None and self.output.exists():
             raise UsageError(f"{self.output}: expected no such folder yet; give a new name")
         if self.in_task.engine is not None:
-            _require_default("--engine", self.flights, RaptorProtocol())
+            require_default(self.flights, vars(self.flights), "with --engine")
             return _evaluate_in_task(self)
         if self.task != "quadrotor":
             raise UsageError(f"--engine: expected what simulates {self.task}, found none")
-        _require_default("the protocol of RAPTOR; add --engine", self.in_task, TaskEpisodes())
+        why = "with the protocol of RAPTOR; add --engine"
+        require_default(self.in_task, vars(self.in_task), why)
         return _evaluate_flights(self)
 
 
@@ -118,14 +120,6 @@ def _list_cases() -> Outcome:
 
     listed = [(name, case.description) for name, case in CASES.items()]
     return Outcome(PASS, dict(listed), [rich_table(("case", ""), listed)])
-
-
-def _require_default(chosen: str, found: Any, default: Any) -> None:
-    """Refuse options of the other kind of evaluation."""
-    for entry in fields(found):
-        if (value := getattr(found, entry.name)) != getattr(default, entry.name):
-            option = f"--{entry.name.replace('_', '-')}"
-            raise UsageError(f"{option}: expected none with {chosen}; found {value}")
 
 
 def _evaluate_flights(command: Evaluate) -> Outcome:

@@ -17,6 +17,7 @@ from robot_policies.cli.command import (
     Json,
     Outcome,
     UsageError,
+    require_default,
     require_files,
     written,
 )
@@ -32,6 +33,10 @@ Sweep = Annotated[
 ShardText = Annotated[
     str | None, arg(help="I/N, with --executor shard: every N-th run from the I-th, for Slurm.")
 ]
+
+OF_SWEEPS = ("output", "sweep", "executor", "shard", "workers", "json")
+"""Options that --sweep goes with; all others its file replaces."""
+SHARED = "without --sweep, whose runs it shares out"
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ class TrainQuadrotor:
         _require_compiler()
         if self.sweep is not None:
             return _sweep("quadrotor/foundation", self)
-        _require_no_shard(self)
+        require_default(self, ("shard",), SHARED)
+        if self.executor == "shard":
+            raise UsageError(f"--executor shard: expected none {SHARED}")
         from sim.quadrotor.foundation import configure, train_bundle
 
         given = [path for path in (self.config, self.ranges) if path is not None]
@@ -138,7 +145,7 @@ class TrainReinforcement:
         """Train; the bundle is written last."""
         if self.sweep is not None:
             return _sweep(f"{self.task}/ppo", self)
-        _require_no_shard(self)
+        require_default(self, ("executor", "shard", "workers"), SHARED)
         from sim.reinforcement import configure, train_bundle
 
         given = (self.config, self.randomization, self.robot)
@@ -222,11 +229,6 @@ def _given_seed(command: TrainQuadrotor | TrainReinforcement) -> int:
     return command.seed
 
 
-def _require_no_shard(command: TrainQuadrotor | TrainReinforcement) -> None:
-    if command.executor == "shard" or command.shard is not None:
-        raise UsageError("--executor shard and --shard: expected a --sweep to share; found none")
-
-
 def _sweep(task: str, command: TrainQuadrotor | TrainReinforcement) -> Outcome:
     """Train what a grid asks for; exit 1 where a run fails."""
     from sim.sweeps import Options, sweep
@@ -234,6 +236,8 @@ def _sweep(task: str, command: TrainQuadrotor | TrainReinforcement) -> Outcome:
 
     assert command.sweep is not None
     require_files("a YAML file", [command.sweep])
+    theirs = [name for name in vars(command) if name not in OF_SWEEPS]
+    require_default(command, theirs, "with --sweep, whose file says it (base:)")
     options = Options(
         task, command.sweep, command.output, executor=command.executor, shard=command.shard,
         workers=command.workers, command=_command_line(),

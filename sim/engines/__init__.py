@@ -17,10 +17,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from sim.engines.engine import ENGINES, Engine, engines_with
+from sim.engines.engine import Engine
 from sim.engines.model import Model
+from sim.randomization_terms import ENGINES
 
-__all__ = ["ARM", "ARM_PUSH", "ENGINES", "Engine", "Model", "create", "engines_with"]
+__all__ = ["ARM", "ARM_PUSH", "ENGINES", "Engine", "Model", "create"]
 
 ARM = Path(__file__).parents[1] / "models" / "arm7.xml"
 """The seven-joint arm: joints and actuators joint1 to joint7, bodies link1 to link7, site hand."""

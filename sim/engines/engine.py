@@ -13,16 +13,7 @@ from robot_policies.rotation import to_matrix
 from sim.draws import FloatArray
 from sim.engines.model import Indices, Model
 from sim.randomization import IdArray
-from sim.randomization_terms import PARAMETERS, PUSH
-
-_RIGID_BODY = frozenset({"mass", "inertia", "centre_of_mass", PUSH, "friction"})
-_JOINT = frozenset({"damping", "armature", "stiffness", "kp", "kd"})
-
-ENGINES: dict[str, frozenset[str]] = {
-    "mujoco": _RIGID_BODY | _JOINT,
-    "genesis": _RIGID_BODY | _JOINT,
-}
-"""Each engine's parameters for randomisation; known without loading it."""
+from sim.randomization_terms import ENGINES, PARAMETERS, PUSH, engines_with
 
 FIELDS = {
     "joint_position": "joints",
@@ -33,11 +24,6 @@ FIELDS = {
     "site_quaternion_xyzw": "sites",
 }
 """What can be read, and of what."""
-
-
-def engines_with(parameter: str) -> tuple[str, ...]:
-    """The engines that have a parameter."""
-    return tuple(name for name, parameters in ENGINES.items() if parameter in parameters)
 
 
 class Engine(ABC):
@@ -152,7 +138,7 @@ class Engine(ABC):
 
     def _check_has(self, parameter: str) -> None:
         if parameter not in self.capabilities:
-            others = ", ".join(engines_with(parameter)) or "none"
+            others = ", ".join(engines_with((parameter,))) or "none"
             expected = f"a parameter of {self.name} ({', '.join(sorted(self.capabilities))})"
             message = f"expected {expected}; found {parameter}. Engines that have it: {others}"
             raise ValueError(message)

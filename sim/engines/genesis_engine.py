@@ -10,6 +10,7 @@ below XDG_CACHE_HOME (or ~/.cache).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,22 @@ class _Map:
             first_q, first_dof = mj.jnt_qposadr[j], mj.jnt_dofadr[j]
             self.q[first_q : first_q + len(joint.qs_idx)] = joint.qs_idx
             self.dof[first_dof : first_dof + len(joint.dofs_idx)] = joint.dofs_idx
+        self._pieces = Counter(geom.metadata.get("name") for geom in robot.geoms)
+
+    def missing(self, mj: mujoco.MjModel) -> Iterator[tuple[str, str, str]]:
+        """Where, what was expected and what found, of what Genesis has not, or has in pieces."""
+        for body in 1 + np.flatnonzero(self.link[1:] < 0):
+            where = mj.body(body).name or f"body {body}, which has no name"
+            yield where, "a body that Genesis has, too", "none of this name"
+        touching = np.flatnonzero(mj.geom_contype | mj.geom_conaffinity)
+        for name in [mj.geom(geom).name for geom in touching]:
+            if name and self._pieces[name] != 1:
+                yield name, "one geom in Genesis", f"{self._pieces[name]} of this name"
+
+
+def _weightless(mj: mujoco.MjModel) -> Iterator[tuple[str, str, str]]:
+    for body in np.flatnonzero(mj.body_gravcomp):
+        yield mj.body(body).name, "no gravcomp, which Genesis leaves out", "some"
 
 
 _threads = 0
@@ -231,6 +248,11 @@ def _require_agreement(engine: GenesisEngine) -> None:
 def _disagreements(engine: GenesisEngine) -> Iterator[Violation]:
     """Where Genesis read something else from the file than MuJoCo."""
     mend = "change the model so that both engines read it alike, or use mujoco"
+    unlike = [*engine._map.missing(engine.model.mj), *_weightless(engine.model.mj)]
+    if unlike:
+        for where, expected, found in unlike:
+            yield Violation(f"{engine.model.path.name} {where}", expected, found, mend)
+        return  # what is missing cannot be compared
     for parameter in sorted(engine.capabilities - {"push"}):
         for name in engine.names(_kind(parameter)):
             expected = engine.nominal(parameter, (name,))[0]

@@ -49,6 +49,10 @@ class Hand:
     """In the frame of the site or body."""
 
 
+def _once(names: tuple[str, ...]) -> bool:
+    return len(set(names)) == len(names) > 0
+
+
 @dataclass(frozen=True)
 class Arm:
     """An arm with position servos; config/arm_example.yaml explains every key.
@@ -84,8 +88,9 @@ class Arm:
         workspace = all(low < high for low, high in self.workspace_m)
         require(
             "arm",
-            (joints > 0, "joints", "one joint or more", list(self.joints)),
-            (len(self.actuators) == joints, "actuators", "one a joint", list(self.actuators)),
+            (_once(self.joints), "joints", "one joint or more, each once", list(self.joints)),
+            (len(self.actuators) == joints and _once(self.actuators), "actuators",
+             "one a joint, each once", list(self.actuators)),
             (len(self.rest_position_rad) == joints, "rest_position_rad", "a number for each joint",
              list(self.rest_position_rad)),
             (self.start_offset_rad >= 0, "start_offset_rad", "zero or more",

@@ -65,11 +65,6 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
     # What a contract says of the task.
 
     @property
-    def about(self) -> str:
-        """What a policy for it does, in a sentence."""
-        return self.scene.about
-
-    @property
     def robot(self) -> Robot:
         """Its joints and actuators."""
         return self.scene.interface.robot

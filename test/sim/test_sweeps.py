@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robot_policies import load_policy
+from robot_policies import cli, load_policy
 from robot_policies.strict import InputError
 from sim import reinforcement, runs
 from sim.runs import load_strictly
@@ -406,6 +406,24 @@ def test_ray_comes_to_the_same_weights(declare, tmp_path):
 def test_what_cannot_be_meant_is_refused_at_once(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         Options("arm-reach/ppo", tmp_path / "sweep.yaml", tmp_path / "out", **change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sweep", "{file}", "--seed", "5"), "--seed: expected none with --sweep"),
+        (("--sweep", "{file}", "--iterations", "3"), "--iterations: expected none with --sweep"),
+        (("--seed", "5", "--executor", "ray"), "--executor: expected none without --sweep"),
+        (("--seed", "5", "--workers", "9"), "--workers: expected none without --sweep"),
+        (("--sweep", "{file}", "--executor", "shard"), "expected --shard I/N"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(declare, tmp_path, capsys, arguments, message):
+    given = [argument.format(file=declare()) for argument in arguments]
+    command = ["train", "arm-reach/ppo", "--output", str(tmp_path / "out"), *given]
+    assert cli.main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_done_is_refused_before_a_folder_is_made(declare, tmp_path, monkeypatch):
