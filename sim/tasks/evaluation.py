@@ -135,7 +135,8 @@ class Evaluation:
     notes: dict[str, list[str]]
     """Bundle -> in what the robot is not the one that it was made for."""
     records: dict[str, Columns]
-    """Bundle -> columns [E]: OUTCOMES and the parameters "term/name", as episodes began."""
+    """Bundle -> columns [E]: OUTCOMES and the parameters "term/name", as episodes ended;
+    of pushes (N s) the sum."""
     policies: dict[str, OnnxPolicy] = field(repr=False)
     task: Task = field(repr=False)
 

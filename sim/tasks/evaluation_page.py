@@ -41,8 +41,8 @@ def write_parquet(evaluation: Evaluation, path: Path) -> None:
     """A row for each episode of each bundle.
 
     Columns: bundle, episode, environment, then what came of it, then the randomised parameters
-    "term/name" as the episode began. The file's metadata is what Evaluation.about returns, each
-    value as JSON.
+    "term/name" as the episode ended, of pushes (N s) their sum. The file's metadata is what
+    Evaluation.about returns, each value as JSON.
     """
     episodes = np.arange(evaluation.options.episodes)
     which = {"episode": episodes, "environment": episodes % evaluation.options.count}

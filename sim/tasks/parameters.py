@@ -8,42 +8,54 @@ import numpy as np
 
 from sim.draws import Distribution, FloatArray, extremes
 from sim.randomization import IdArray, Randomization
-from sim.randomization_terms import Spec
+from sim.randomization_terms import PUSH, Spec
 
 
 class EpisodeParameters:
-    """P columns, headed as Randomization.records has them."""
+    """Headed as Randomization.records has them: P columns, and in a record those of pushes, too."""
 
     def __init__(self, randomization: Randomization, spec: Spec, count: int) -> None:
         """Zeros, until `begin`."""
         self._distribution = {term.name: term.distribution for term in spec.terms}
         self._columns: dict[str, slice] = {}
-        names: list[str] = []
-        for term, draws in randomization.draw(np.arange(1), 0).items():
-            found = [*randomization.records({term: draws})]
-            self._columns[term] = slice(len(names), len(names) + len(found))
-            names += found
-        self.names = tuple(names)
-        self.drawn = np.zeros((count, len(names)))
-        """[N, P] at the episodes' begin."""
-        self.scaled = np.zeros((count, len(names)))
+        lasting = randomization.draw(np.arange(1), 0)
+        pushes = {
+            t.name: np.zeros((1, len(t.names), 3)) for t in spec.terms if t.parameter == PUSH
+        }
+        self.recorded_names: tuple[str, ...] = ()
+        """Of the columns of `recorded`."""
+        for term, draws in (lasting | pushes).items():
+            found, first = randomization.records({term: draws}), len(self.recorded_names)
+            self._columns[term] = slice(first, first + len(found))
+            self.recorded_names += tuple(found)
+        many = sum(draws.size for draws in lasting.values())
+        self.names = self.recorded_names[:many]
+        """P names, of the columns of `scaled`."""
+        self.recorded = np.zeros((count, len(self.recorded_names)))
+        """[N, P and more] as they are now; of pushes (N s) the sum since the episode's begin."""
+        self.scaled = np.zeros((count, many))
         """[N, P] as they are now, from -1 to 1 over the range of their distributions."""
+        self._pushes = tuple(pushes)
 
     def begin(self, ids: IdArray, draws: Mapping[str, FloatArray]) -> None:
         """Take what Randomization.reset drew for `ids` [M]."""
+        self.recorded[ids] = 0
         for term, values in draws.items():
-            self.drawn[ids, self._columns[term]] = self._change(term, ids, values)
+            self._take(term, ids, values)
 
     def change(self, drawn: Mapping[str, tuple[IdArray, FloatArray]]) -> None:
-        """Take what Randomization.advance drew; pushes leave nothing behind."""
+        """Take what Randomization.advance drew."""
         for term, (ids, values) in drawn.items():
-            if term in self._columns:
-                self._change(term, ids, values)
+            self._take(term, ids, values)
 
-    def _change(self, term: str, ids: IdArray, values: FloatArray) -> FloatArray:
+    def _take(self, term: str, ids: IdArray, values: FloatArray) -> None:
+        columns = self._columns[term]
         flat = values.reshape(len(ids), -1)  # in the order of Randomization.records
-        self.scaled[ids, self._columns[term]] = scaled(self._distribution[term], flat)
-        return flat
+        if term in self._pushes:
+            self.recorded[ids, columns] += flat
+            return
+        self.recorded[ids, columns] = flat
+        self.scaled[ids, columns] = scaled(self._distribution[term], flat)
 
 
 def scaled(distribution: Distribution, values: FloatArray) -> FloatArray:

@@ -12,10 +12,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from robot_policies.contract import Action, Gains, Observation, Robot, Timing
+from robot_policies.strict import InputError, Violation
 from sim.channels import ActionChannel, ObservationChannel
 from sim.draws import FloatArray, Streams
 from sim.randomization import IdArray, Randomization
-from sim.randomization_terms import Spec
+from sim.randomization_terms import PUSH, Spec
 from sim.tasks.parameters import EpisodeParameters
 from sim.tasks.scene import BoolArray, Scene, Score
 
@@ -177,7 +178,7 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """P names, "term/name", of what is drawn for every episode."""
+        """P names, "term/name", of what is drawn and lasts; records have pushes, too."""
         return self._parameters.names
 
     @property
@@ -215,6 +216,7 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
     def _begin(self, seed: int) -> None:
         """Everything anew."""
         count, spec = self.num_envs, self._spec
+        _require_in_time(spec, self.scene.episode_steps / self.timing.control_hz)
         self._seed = seed
         self.scene.seed(seed)
         self._sensors = ObservationChannel(
@@ -262,8 +264,9 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
         return raw
 
     def _randomize(self) -> None:
-        """What falls due now acts from the next step on."""
-        due = self._randomization.advance(self._ids, self._elapsed / self.timing.control_hz)
+        """What falls due now acts from the next step on, where there is one."""
+        ids = np.flatnonzero(self._elapsed < self._deadline)
+        due = self._randomization.advance(ids, self._elapsed[ids] / self.timing.control_hz)
         self._parameters.change(due)
 
     def _look(self) -> IdArray:
@@ -313,7 +316,8 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
             "final_distance": score.distance[ids],
             "diverged": np.isin(ids, diverged),
         }
-        record |= dict(zip(self.parameter_names, self._parameters.drawn[ids].T, strict=True))
+        drawn = self._parameters
+        record |= dict(zip(drawn.recorded_names, drawn.recorded[ids].T, strict=True))
         if self.episodes is not None:
             which = {"environment": ids, "episode": self._episode[ids]}
             self.episodes.append(which | {name: value.copy() for name, value in record.items()})
@@ -328,6 +332,20 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
             "final_info": final_info,
             "_final_info": ended,
         }
+
+
+def _require_in_time(spec: Spec, episode_s: float) -> None:
+    """Raise InputError for pushes that no episode lasts long enough to meet."""
+    late = [
+        Violation(
+            f"term {term.name}.interval_s", f"a lowest interval below the {episode_s:g} s of an "
+            "episode", str(list(term.interval_s)), "shorten it, or remove the term"
+        )
+        for term in spec.terms
+        if term.parameter == PUSH and term.interval_s and term.interval_s[0] >= episode_s
+    ]  # fmt: skip
+    if late:
+        raise InputError(late)
 
 
 def _joined(actions: tuple[Action, ...]) -> tuple[Float32Array, ...]:

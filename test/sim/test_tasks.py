@@ -297,6 +297,32 @@ def test_delayed_commands_arrive_later_and_the_start_is_held_until_then():
     np.testing.assert_array_equal(arrived[1], task.commands(actions[0]))
 
 
+def test_every_term_of_the_example_is_met_in_an_episode_and_recorded():
+    spec = load(CONFIG / "randomization_example.yaml")
+    task = make(randomization=spec, count=64)
+    task.reset()
+    began, task.episodes = task.parameters, []
+    for _ in range(task.scene.episode_steps):
+        last = task.parameters
+        task.step(np.zeros((64, 7), np.float32))
+    (block,) = task.episodes
+    for term in spec.terms:
+        columns = [name for name in block if name.startswith(f"{term.name}/")]
+        assert columns and all(np.ptp(block[name]) > 0 for name in columns)
+    pushed = np.abs(block["bump/link5[0]"])
+    assert (pushed > 0).mean() > 0.3 and pushed.max() <= 4  # one or two, each of up to 2 N s
+    gain = task.parameter_names.index("servo_stiffness/joint1")
+    assert (began[:, gain] != last[:, gain]).mean() > 0.9
+    np.testing.assert_allclose(block["servo_stiffness/joint1"], 1 + 0.15 * last[:, gain])
+
+
+def test_pushes_that_no_episode_meets_are_refused():
+    (bump,) = [t for t in load(CONFIG / "randomization_example.yaml").terms if t.name == "bump"]
+    late = Spec((replace(bump, interval_s=(2.5, 8.0)),))
+    with pytest.raises(InputError, match=r"below the 2.5 s of an episode, found \[2.5, 8.0\]"):
+        make(randomization=late)
+
+
 def test_privileged_observations_end_with_the_draws_from_minus_one_to_one():
     task = make(randomization=load(CONFIG / "randomization_example.yaml"), count=64)
     observation, _ = task.reset()
