@@ -12,7 +12,7 @@ from sim.randomization_terms import PUSH, Spec
 
 
 class EpisodeParameters:
-    """Headed as Randomization.records has them: P columns, and in a record those of pushes, too."""
+    """P columns headed as Randomization.records has them, and in a record pushes, too."""
 
     def __init__(self, randomization: Randomization, spec: Spec, count: int) -> None:
         """Zeros, until `begin`."""
