@@ -3,9 +3,10 @@
 (a), (b) the speed of 1024 seven-joint arms with randomisation, as a share of the bare engine's,
          which steps the same arms after the same targets, and does nothing else. With it,
          config/randomization_example.yaml is applied wherever an episode ends (episodes end at
-         different times), and joint states and divergence are read after every control step. A
-         second line is the whole task arm-reach: the hand's position, which costs kinematics, what
-         a policy observes, rewards and records, too; it has no goal.
+         different times) and falls due within one, and joint states and divergence are read after
+         every control step. A second line is the whole task arm-reach: also the hand's position,
+         which costs kinematics, the noise and latency of what a policy observes, the delay of
+         its commands, rewards and records; it has no goal.
 (c)      the largest difference between the joints of MuJoCo and of Genesis over 1000 steps of
          2 ms, without contact: the arms as in the file, and randomised.
 (d)      whether randomisation draws the same numbers for both.
@@ -73,6 +74,7 @@ class Arms:
         self.randomization = randomization(engine, options.seed)
         self._episodes = np.zeros(engine.count, np.int64)
         self._ends = np.arange(engine.count) % options.episode
+        self._ids, self._begun = np.arange(engine.count), np.zeros(engine.count)
         self._length = options.episode
         self._step = 0
         self._reset(np.arange(engine.count))
@@ -84,6 +86,8 @@ class Arms:
         self.engine.read("joint_position")
         self.engine.read("joint_velocity")
         self.engine.diverged()
+        running = (self._step - self._begun) * self.engine.control_period_s
+        self.randomization.advance(self._ids, running)
         ends = np.flatnonzero(self._ends == self._step % self._length)
         if ends.size:
             self._reset(ends)
@@ -91,6 +95,7 @@ class Arms:
     def _reset(self, ids: np.ndarray) -> None:
         self.randomization.reset(ids, self._episodes[ids])
         self._episodes[ids] += 1
+        self._begun[ids] = self._step
         self.engine.reset(ids, np.tile(BENT, (ids.size, 1)), np.zeros((ids.size, BENT.size)))
 
 

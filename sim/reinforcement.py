@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,6 +108,8 @@ class ReinforcementConfig:
     seed: int
     task: str
     engine: str
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where the engine runs: a gpu with genesis only. Networks learn on the cpu."""
     robot: Path | None = None
     """A YAML file with a robot of your own (see sim/tasks/README.md)."""
     environments: int = 512
@@ -129,6 +131,9 @@ class ReinforcementConfig:
         yield self.environments >= 1, "environments", "at least 1", self.environments
         yield self.task in tasks.TASKS, "task", f"one of {', '.join(tasks.TASKS)}", self.task
         yield self.engine in engines, "engine", " or ".join(engines), self.engine
+        found = f"{self.device} with {self.engine}"
+        there = self.device == "cpu" or self.engine == "genesis"
+        yield there, "device", "cpu, or gpu with genesis", found
 
     def _network_checks(self) -> Iterator[Check]:
         network = self.network
@@ -166,8 +171,9 @@ class ReinforcementConfig:
 
 
 def configure(
-    task: str, seed: int, *, engine: str | None, file: Path | None, randomization: Path | None,
-    robot: Path | None, environments: int | None, iterations: int | None,
+    task: str, seed: int, *, engine: str | None, device: Literal["cpu", "gpu"] | None,
+    file: Path | None, randomization: Path | None, robot: Path | None, environments: int | None,
+    iterations: int | None,
 ) -> ReinforcementConfig:  # fmt: skip
     """The configuration of `file`, or the task's own, with what else is not None.
 
@@ -180,7 +186,7 @@ def configure(
             found = [Violation("configuration.task", task, config.task, "name the right file")]
             raise InputError(found)
     given = {
-        "engine": engine, "robot": robot, "environments": environments,
+        "engine": engine, "device": device, "robot": robot, "environments": environments,
         "randomization": None if randomization is None else load(randomization),
     }  # fmt: skip
     if iterations is not None:
@@ -214,6 +220,7 @@ def make_task(config: ReinforcementConfig, threads: int) -> Task:
     return tasks.make(
         config.task, engine=config.engine, count=config.environments, seed=config.seed,
         threads=threads, randomization=config.randomization, robot=config.robot,
+        device=config.device,
     )  # fmt: skip
 
 

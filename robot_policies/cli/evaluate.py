@@ -52,6 +52,8 @@ class TaskEpisodes:
 
     engine: Literal["mujoco", "genesis", "torch"] | None = None
     """mujoco or genesis for the arms, torch for the quadrotor."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where the engine runs: gpu with genesis only."""
     randomization: Path | None = None
     """YAML with what is randomised, as config/randomization_example.yaml explains."""
     robot: Path | None = None

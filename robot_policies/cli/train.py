@@ -121,6 +121,8 @@ class TrainReinforcement:
     --seed's); the task's own where omitted."""
     engine: Literal["mujoco", "genesis", "torch"] | None = None
     """What simulates: mujoco or genesis the arms (mujoco where omitted), torch the quadrotor."""
+    device: Literal["cpu", "gpu"] | None = None
+    """Where it runs: gpu with genesis only; cpu where omitted, as the networks always."""
     randomization: Path | None = None
     """YAML with what is randomised, as config/randomization_example.yaml explains."""
     robot: Path | None = None
@@ -151,7 +153,7 @@ class TrainReinforcement:
         given = (self.config, self.randomization, self.robot)
         require_files("a YAML file", [path for path in given if path is not None])
         config = configure(
-            self.task, _given_seed(self), engine=self.engine, file=self.config,
+            self.task, _given_seed(self), engine=self.engine, device=self.device, file=self.config,
             randomization=self.randomization, robot=self.robot, environments=self.environments,
             iterations=self.iterations,
         )  # fmt: skip

@@ -62,6 +62,8 @@ class Options:
     """One of sim.tasks.TASKS."""
     engine: str
     """One that simulates the task."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where it runs: gpu with genesis only."""
     randomization: Path | None = None
     """YAML as config/randomization_example.yaml; None: everything as in the model."""
     robot: Path | None = None
@@ -188,7 +190,7 @@ class Evaluation:
 
     def about(self) -> dict[str, Any]:
         """All that decides the numbers."""
-        chosen = ("task", "engine", "robot", "episodes", "environments", "seed")
+        chosen = ("task", "engine", "device", "robot", "episodes", "environments", "seed")
         return {key: getattr(self.options, key) for key in chosen} | {
             "randomization": [asdict(term) for term in self.options.spec.terms],
             "bundles": dict(self.hashes),
@@ -332,6 +334,7 @@ def evaluate(
     task = tasks.make(
         options.task, engine=options.engine, count=options.count, seed=options.seed,
         threads=options.threads, randomization=options.spec, robot=options.robot,
+        device=options.device,
     )  # fmt: skip
     require_fit(policies, task)
     total = len(policies) * options.rounds * task.scene.episode_steps
