@@ -31,6 +31,7 @@ import torch
 import tyro
 import yaml
 from gymnasium import spaces
+from scipy import stats
 
 from robot_policies import load_policy
 from sim.randomization_terms import Spec, Term, load
@@ -283,7 +284,7 @@ def _compare(kinds: Sequence[str], robots: Mapping[str, Spec], options: Common) 
         distance = {kind: 1e3 * found["final_distance"] for kind, found in every.items()}
         row = [robot]
         for kind in kinds:
-            row += [_interval(distance[kind]), _interval(100 * every[kind]["success"])]
+            row += [_interval(distance[kind]), _share(every[kind]["success"])]
         for kind in others:
             row.append(_interval(difference := distance[kind] - distance[first]))
             better[kind] += bool(difference.mean() < 0)
@@ -360,6 +361,16 @@ def _interval(values: np.ndarray) -> str:
     mean = episodes.mean()
     return (
         f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}] {seeds.min():.1f}..{seeds.max():.1f}"
+    )
+
+
+def _share(held: np.ndarray) -> str:
+    """Of [training seeds, episodes], in %, by Wilson for as many episodes as one seed has."""
+    seeds, episodes = 100 * held.mean(1), held.shape[1]
+    found = stats.binomtest(round(held.mean() * episodes), episodes).proportion_ci(method="wilson")
+    return (
+        f"{seeds.mean():.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}] "
+        f"{seeds.min():.1f}..{seeds.max():.1f}"
     )
 
 
