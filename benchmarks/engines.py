@@ -13,7 +13,7 @@
 
     python benchmarks/engines.py
 
-Repeats of the bare engine and of the other take turns. Exit code 1 when a goal is missed.
+Control steps of the bare engine and of the others take turns. Exit code 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Options:
     """Steps of 2 ms in a control step."""
     episode: int = 100
     """Control steps."""
-    repeats: int = 7
+    repeats: int = 15
     steps: int = 20
     """Control steps of one repeat."""
     compared: int = 8
@@ -113,8 +113,8 @@ def main(options: Options) -> int:
 
 def share(name: str, options: Options) -> bool:
     """Print the speed with randomisation as a share of the bare engine's."""
+    arms = Arms(create(name, options.count, options.substeps, options), options)  # starts Genesis
     bare = {"mujoco": bare_mujoco, "genesis": bare_genesis}[name](options)
-    arms = Arms(create(name, options.count, options.substeps, options), options)
     rates = take_turns([bare, arms.step, whole_task(name, options)], options)
     print(f"{name}, k steps/s: bare {cell(rates[0], 1e3)}")
     shares = [[b / a for a, b in zip(rates[0], with_it, strict=True)] for with_it in rates[1:]]
@@ -150,16 +150,19 @@ def whole_task(name: str, options: Options) -> Callable[[], None]:
 
 
 def take_turns(steppers: list[Callable[[], None]], options: Options) -> list[list[float]]:
-    """The rates, in single steps per second, of every repeat of each."""
+    """The rates, in single steps per second, of every repeat of each; turns are control steps."""
     rates: list[list[float]] = [[] for _ in steppers]
     steps = options.steps * options.substeps * options.count
     for repeat in range(options.repeats + 1):
-        for step, kept in zip(steppers, rates, strict=True):
-            begun = time.perf_counter()
-            for _ in range(options.steps):
+        seconds = [0.0 for _ in steppers]
+        for _ in range(options.steps):
+            for n, step in enumerate(steppers):
+                begun = time.perf_counter()
                 step()
-            if repeat:  # the first warms up
-                kept.append(steps / (time.perf_counter() - begun))
+                seconds[n] += time.perf_counter() - begun
+        if repeat:  # the first warms up
+            for kept, taken in zip(rates, seconds, strict=True):
+                kept.append(steps / taken)
     return rates
 
 

@@ -156,5 +156,5 @@ def quantile(distribution: Distribution, u: FloatArray) -> FloatArray:
             return np.array(options)[index]
         case _:
             raise ValueError(f"distribution: expected {fault(distribution)}; found {distribution}")
-    support = extremes(distribution)
-    return values.clip(min(support), max(support))  # what rounding may have passed
+    low, high = extremes(distribution)
+    return np.minimum(np.maximum(values, low), high)  # what rounding may have passed

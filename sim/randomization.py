@@ -180,7 +180,7 @@ class _Bound:
         """Uniform numbers [M, width] -> draws [M, K, ...]."""
         # As they lie in memory, which is [width, M]: several times as fast.
         drawn = quantile(self.term.distribution, u.T).T.reshape(len(u), *self.shape)
-        return np.broadcast_to(drawn, (len(u), len(self.term.names), *self.shape[1:]))
+        return drawn.repeat(len(self.term.names), axis=1) if self.term.shared else drawn
 
     def values(self, draws: FloatArray) -> dict[str, FloatArray]:
         """Draws [M, K, ...] -> the values of each target [M, K, ...]."""

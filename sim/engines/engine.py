@@ -41,6 +41,7 @@ class Engine(ABC):
         self.substeps = substeps
         self.control_period_s = timestep * substeps
         self._impulse = np.zeros((count, self.model.mj.nbody, 3))  # N s, of the next step
+        self._pushed = np.zeros((count, self.model.mj.nbody), bool)  # who has one
 
     # State.
 
@@ -69,7 +70,7 @@ class Engine(ABC):
         if free_quaternion_xyzw is not None:
             xyzw = _checked(free_quaternion_xyzw, (m, len(free), 4))
             qpos[:, free + np.array([4, 5, 6, 3])] = xyzw
-        self._impulse[ids] = 0
+        self._pushed[ids] = False
         if m:
             self._reset(ids, qpos, qvel)
 
@@ -82,9 +83,9 @@ class Engine(ABC):
         Raises ValueError for another shape, and for what is not finite.
         """
         command = _checked(command, (self.count, self.model.mj.nu))
-        pushed = np.flatnonzero(self._impulse.any(axis=(0, 2)))
-        self._step(command, pushed, self._impulse[:, pushed] / self.control_period_s)
-        self._impulse[:, pushed] = 0
+        pushed, bodies = np.nonzero(self._pushed)
+        self._step(command, pushed, bodies, self._impulse[pushed, bodies] / self.control_period_s)
+        self._pushed[:] = False
 
     def read(self, field: str, names: Sequence[str] | None = None) -> FloatArray:
         """One of FIELDS now: [N, K], [N, K, 3] or [N, K, 4] of K names, or of all.
@@ -133,6 +134,7 @@ class Engine(ABC):
             raise ValueError(f"set {parameter}: expected {expected}; found {found}")
         if parameter == PUSH:
             self._impulse[ids[:, None], at] = values
+            self._pushed[ids[:, None], at] = True
         elif values.size:
             self._set(parameter, at, ids, values)
 
@@ -165,8 +167,13 @@ class Engine(ABC):
     def _reset(self, ids: IdArray, qpos: FloatArray, qvel: FloatArray) -> None: ...
 
     @abstractmethod
-    def _step(self, command: FloatArray, pushed: Indices, force: FloatArray) -> None:
-        """Advance, with `force` [N, P, 3] N, world, at the centres of mass of bodies `pushed`."""
+    def _step(
+        self, command: FloatArray, pushed: IdArray, bodies: Indices, force: FloatArray
+    ) -> None:
+        """Advance, with force [L, 3] N, world, on each `pushed` [L] environment's body [L].
+
+        It acts at the centre of mass.
+        """
 
     @abstractmethod
     def _joints(self, field: str, ids: Indices) -> FloatArray: ...

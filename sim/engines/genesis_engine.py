@@ -19,6 +19,7 @@ import genesis as gs
 import mujoco
 import numpy as np
 import torch
+from genesis.utils.misc import qd_to_torch
 from torch import Tensor
 
 from robot_policies.strict import InputError, Violation
@@ -54,7 +55,9 @@ class GenesisEngine(Engine):
         mj = self.model.mj
         limited = mj.actuator_ctrllimited.astype(bool)[:, None]
         self._limits = np.where(limited, mj.actuator_ctrlrange, [-np.inf, np.inf]).T
-        self._driven = self._dofs(np.arange(mj.nu), of_actuators=True)
+        driven = self._dofs(np.arange(mj.nu), of_actuators=True)
+        self._driven = _slice(driven) or driven.tolist()
+        self._changed = np.zeros(count, bool)  # what is derived from parameters, is old
         self._failed = np.zeros(count, bool)
         self._latest: tuple[Tensor, Tensor] | None = None  # what `_state` read
 
@@ -75,7 +78,10 @@ class GenesisEngine(Engine):
         self._solver.set_qpos(_tensor(q), envs_idx=_index(ids))  # brings poses up to date, too
         self._failed[ids], self._latest = False, None
 
-    def _step(self, command: FloatArray, pushed: Indices, force: FloatArray) -> None:
+    def _step(
+        self, command: FloatArray, pushed: IdArray, bodies: Indices, force: FloatArray
+    ) -> None:
+        self._derive()
         self._state()
         if self._failed.any():  # Genesis would halt all: these wait at the start for their reset
             failed = np.flatnonzero(self._failed)
@@ -86,14 +92,22 @@ class GenesisEngine(Engine):
             self._failed[failed] = True
         targets = np.clip(command, *self._limits)
         self._solver.control_dofs_position(_tensor(targets), self._driven)
-        if pushed.size:  # Genesis clears forces after a control step
-            self._solver.apply_links_external_wrench(
-                force=_tensor(force),
-                links_idx=self._map.link[pushed].tolist(),
-                ref=gs.constants.link_ref_frame.link_COM,
-            )
+        if pushed.size:
+            self._push(pushed, bodies, force)
         self._scene.step(update_visualizer=False)
         self._latest = None
+
+    def _push(self, ids: IdArray, bodies: Indices, force: FloatArray) -> None:
+        """For the next control step, after which Genesis clears forces."""
+        (envs, row), (links, column) = (np.unique(x, return_inverse=True) for x in (ids, bodies))
+        every = np.zeros((envs.size, links.size, 3))
+        every[row, column] = force
+        self._solver.apply_links_external_wrench(
+            force=_tensor(every),
+            links_idx=self._map.link[links].tolist(),
+            envs_idx=_index(envs),
+            ref=gs.constants.link_ref_frame.link_COM,
+        )
 
     def _state(self) -> tuple[Tensor, Tensor]:
         """Positions and velocities, in Genesis's order; notices who failed.
@@ -121,18 +135,38 @@ class GenesisEngine(Engine):
         return _numpy(self._solver.get_links_quat())[:, links][..., [1, 2, 3, 0]]
 
     def _set(self, parameter: str, at: Indices, ids: IdArray, values: FloatArray) -> None:
-        envs, solver = _index(ids), self._solver
-        if parameter in _OF_LINKS:
-            if parameter == "inertia":
-                values = values[..., None] * np.eye(3)
-            set_values = getattr(solver, f"set_links_{_OF_LINKS[parameter]}")
-            set_values(_tensor(values), self._map.link[at].tolist(), envs)
+        # Of what inverse weights follow from, Genesis's own setters derive them in every call.
+        links, dofs = self._solver.dyn_info.links, self._solver.dyn_info.dofs
+        if parameter == "mass":
+            self._write(links.inertial_mass, ids, self._map.link[at], values)
+        elif parameter == "inertia":
+            tensors = values[..., None] * np.eye(3)
+            self._write(links.inertial_i, ids, self._map.link[at], tensors)
+        elif parameter == "centre_of_mass":
+            self._write(links.inertial_pos, ids, self._map.link[at], values)
+        elif parameter == "armature":
+            self._write(dofs.armature, ids, self._dofs(at, of_actuators=False), values)
         elif parameter == "friction":
             ratio = values / self.model.mj.geom_friction[at, 0]
-            solver.set_geoms_friction_ratio(_tensor(ratio), self._map.geom[at].tolist(), envs)
+            ratios = self._solver.dyn_state.geoms.friction_ratio
+            self._write(ratios, ids, self._map.geom[at], ratio)
         else:
-            dofs = self._dofs(at, of_actuators=parameter in ("kp", "kd"))
-            getattr(solver, f"set_dofs_{_OF_DOFS[parameter]}")(_tensor(values), dofs, envs)
+            which = self._dofs(at, of_actuators=parameter in ("kp", "kd"))
+            set_values = getattr(self._solver, f"set_dofs_{_OF_DOFS[parameter]}")
+            set_values(_tensor(values), which.tolist(), _index(ids))
+        if parameter in _DERIVED_FROM:
+            self._changed[ids] = True
+
+    def _write(self, field: Any, ids: IdArray, columns: Indices, values: FloatArray) -> None:
+        """Into Genesis's own memory, which holds [N, links, dofs or geoms, ...]."""
+        own = qd_to_torch(field, transpose=True, copy=False)
+        own[_index(ids)[:, None], _index(columns)] = _tensor(values)
+
+    def _derive(self) -> None:
+        if self._changed.any():
+            changed = _index(np.flatnonzero(self._changed))
+            self._solver._refresh_invweight_and_meaninertia(envs_idx=changed)
+            self._changed[:] = False
 
     def _current(self, parameter: str, at: Indices) -> Tensor:
         solver = self._solver
@@ -143,15 +177,16 @@ class GenesisEngine(Engine):
             geoms = self._map.geom[at]
             return solver.get_geoms_friction()[geoms] * solver.get_geoms_friction_ratio()[:, geoms]
         dofs = self._dofs(at, of_actuators=parameter in ("kp", "kd"))
-        return getattr(solver, f"get_dofs_{_OF_DOFS[parameter]}")(dofs)
+        return getattr(solver, f"get_dofs_{_OF_DOFS[parameter]}")(dofs.tolist())
 
-    def _dofs(self, at: Indices, of_actuators: bool) -> list[int]:
+    def _dofs(self, at: Indices, of_actuators: bool) -> Indices:
         joints = self.model.joint_of(at) if of_actuators else at
-        return self._map.dof[self.model.mj.jnt_dofadr[joints]].tolist()
+        return self._map.dof[self.model.mj.jnt_dofadr[joints]]
 
 
 # What Genesis calls the parameters.
 _OF_LINKS = {"mass": "mass", "inertia": "inertia", "centre_of_mass": "COM"}
+_DERIVED_FROM = frozenset({"mass", "inertia", "centre_of_mass", "armature"})
 _OF_DOFS = {
     "damping": "damping",
     "armature": "armature",
@@ -207,6 +242,10 @@ def _initialise(device: str, threads: int) -> None:
         os.environ["QD_NUM_THREADS"] = str(threads)
         gs.init(backend=backend, precision="32", logging_level="warning")
         _threads = threads
+    if not gs.use_zerocopy:
+        raise ValueError(
+            "GS_ENABLE_ZEROCOPY: expected Genesis to share its memory with torch; found that off"
+        )
     if threads != _threads:
         expected = f"{_threads}, as in the first use of Genesis in this process"
         raise ValueError(f"threads: expected {expected}; found {threads}")
@@ -264,6 +303,13 @@ def _disagreements(engine: GenesisEngine) -> Iterator[Violation]:
 
 def _kind(parameter: str) -> str:
     return PARAMETERS[parameter].of
+
+
+def _slice(indices: Indices) -> slice | None:
+    """For Genesis the quicker, where the indices follow each other."""
+    first, count = int(indices[0]), len(indices)
+    together = np.array_equal(indices, np.arange(first, first + count))
+    return slice(first, first + count) if together else None
 
 
 def _index(ids: IdArray) -> Tensor:

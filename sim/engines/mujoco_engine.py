@@ -41,6 +41,7 @@ class MujocoEngine(Engine):
         _keep_quiet()
         self._batch = Batch(self.model.mj, count, threads)
         self._poses = {name: self._batch.bind(name) for name in ("xpos", "xquat", "site_xpos")}
+        self._fields: dict[str, FloatArray] = {}
         self._changed = np.zeros(count, bool)  # what is derived from parameters, is old
         self._moved = np.ones(count, bool)  # poses are old
         self._watched = False  # poses were read since the last step
@@ -49,7 +50,7 @@ class MujocoEngine(Engine):
     def diverged(self) -> IdArray:
         """See Engine."""
         states = (self._batch.qpos, self._batch.qvel)
-        if not self._failed.any() and all((np.abs(x) < LARGEST).all() for x in states):
+        if not self._failed.any() and all(np.abs(x).max() < LARGEST for x in states):
             return np.empty(0, np.intp)  # as nearly always: quicker than row by row
         held = np.all([(np.abs(x) < LARGEST).all(1) for x in states], axis=0)
         return np.flatnonzero(self._failed | ~held)
@@ -59,11 +60,12 @@ class MujocoEngine(Engine):
         self._batch.qpos[ids], self._batch.qvel[ids] = qpos, qvel
         self._moved[ids], self._failed[ids] = True, False
 
-    def _step(self, command: FloatArray, pushed: Indices, force: FloatArray) -> None:
+    def _step(
+        self, command: FloatArray, pushed: IdArray, bodies: Indices, force: FloatArray
+    ) -> None:
         self._derive()
         self._batch.ctrl[:] = command
-        if pushed.size:
-            self._batch.xfrc_applied[:, pushed, :3] = force
+        self._batch.xfrc_applied[pushed, bodies, :3] = force
         # After a step, poses are those before its last substep. To bring them up to date at once
         # is cheaper than later, but for nothing where nobody reads them.
         stage, self._moved[:] = (_POSITIONS, False) if self._watched else (_NONE, True)
@@ -72,8 +74,7 @@ class MujocoEngine(Engine):
             self._batch.step(nstep=self.substeps, stage=stage)
         except SimulationError as error:
             self._failed[error.ids] = True
-        if pushed.size:
-            self._batch.xfrc_applied[:, pushed, :3] = 0
+        self._batch.xfrc_applied[pushed, bodies, :3] = 0
 
     def _joints(self, field: str, ids: Indices) -> FloatArray:
         mj = self.model.mj
@@ -104,16 +105,22 @@ class MujocoEngine(Engine):
         if parameter in _DERIVED_FROM:
             self._changed[ids] = True
         if parameter in ("damping", "armature"):
-            self._batch.expand(f"dof_{parameter}")[rows, mj.jnt_dofadr[at]] = values
+            self._own(f"dof_{parameter}")[rows, mj.jnt_dofadr[at]] = values
         elif parameter == "friction":
-            self._batch.expand("geom_friction")[rows, at, 0] = values
+            self._own("geom_friction")[rows, at, 0] = values
         elif parameter == "kp":
-            self._batch.expand("actuator_gainprm")[rows, at, 0] = values
-            self._batch.expand("actuator_biasprm")[rows, at, 1] = -values
+            self._own("actuator_gainprm")[rows, at, 0] = values
+            self._own("actuator_biasprm")[rows, at, 1] = -values
         elif parameter == "kd":
-            self._batch.expand("actuator_biasprm")[rows, at, 2] = -values
+            self._own("actuator_biasprm")[rows, at, 2] = -values
         else:
-            self._batch.expand(_FIELDS[parameter])[rows, at] = values
+            self._own(_FIELDS[parameter])[rows, at] = values
+
+    def _own(self, name: str) -> FloatArray:
+        """A field of the model, of every environment its own: [N, ...]."""
+        if name not in self._fields:
+            self._fields[name] = self._batch.expand(name)
+        return self._fields[name]
 
     def _derive(self) -> None:
         if self._changed.any():

@@ -383,7 +383,7 @@ class Teleport(Engine):
     def _reset(self, ids, qpos, qvel):
         self._qpos[ids], self._qvel[ids] = qpos, qvel
 
-    def _step(self, command, pushed, force):
+    def _step(self, command, pushed, bodies, force):
         self._qpos[:, : command.shape[1]] = command
 
     def _joints(self, field, ids):
