@@ -9,12 +9,16 @@ below XDG_CACHE_HOME (or ~/.cache).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+with contextlib.suppress(ImportError):
+    # Genesis looks for pip, after which setuptools, which torch compiles with, cannot be loaded.
+    import setuptools  # noqa: F401
 import genesis as gs
 import mujoco
 import numpy as np

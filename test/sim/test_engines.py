@@ -1,5 +1,6 @@
 """Engines: MuJoCo against MuJoCo itself, Genesis against MuJoCo, refusals."""
 
+import importlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 from robot_policies.strict import InputError
 from sim import engines, tasks
@@ -32,7 +34,7 @@ def mujoco_engine(path=ARM_PUSH, **changes):
 @pytest.fixture(scope="module")
 def genesis():
     """One scene for all tests: to build it takes seconds, for the first time on a machine more."""
-    pytest.importorskip("genesis", reason="needs the extra train")
+    pytest.importorskip("sim.engines.genesis_engine", exc_type=ImportError)
     return engines.create("genesis", ARM_PUSH, N, timestep=0.002, substeps=10, threads=1)
 
 
@@ -305,6 +307,25 @@ def test_genesis_takes_every_value_that_was_drawn(genesis):
             if parameter in genesis.capabilities:
                 found = genesis.current(parameter, terms[name].names)
                 np.testing.assert_allclose(found, values, rtol=2e-6, atol=1e-7)
+
+
+def test_genesis_derives_what_contacts_need_from_new_parameters(genesis):
+    restore(genesis)
+    genesis.step(BENT)
+    solver, link = genesis._solver, genesis._map.link[genesis.model.ids("bodies", ["link7"])]
+    before = solver.get_links_invweight(link)
+    heavy = np.full((3, 1), 3 * genesis.nominal("mass", ["link7"])[0])
+    genesis.set("mass", ["link7"], ALL[:3], heavy)
+    genesis.step(BENT)
+    ours = solver.get_links_invweight(link)
+    assert (ours[:3] < 0.99 * before[:3]).all()
+    np.testing.assert_array_equal(ours[3:], before[3:])
+    solver.set_links_mass(torch.tensor(heavy, dtype=torch.float32), link.tolist(), ALL[:3])
+    np.testing.assert_allclose(ours, solver.get_links_invweight(link), rtol=1e-4)
+
+
+def test_torch_can_still_compile_where_genesis_runs(genesis):
+    importlib.import_module("torch.utils.cpp_extension")
 
 
 @pytest.mark.parametrize("with_randomization", [False, True])
