@@ -25,6 +25,9 @@ FIELDS = {
 }
 """What can be read, and of what."""
 
+DERIVED_FROM = frozenset({"mass", "inertia", "centre_of_mass", "armature"})
+"""Parameters from which engines derive others, such as the inverse weights of contacts."""
+
 
 class Engine(ABC):
     """N copies of a robot, each with parameters of its own (see sim.randomization.Parameters)."""
@@ -42,6 +45,7 @@ class Engine(ABC):
         self.control_period_s = timestep * substeps
         self._impulse = np.zeros((count, self.model.mj.nbody, 3))  # N s, of the next step
         self._pushed = np.zeros((count, self.model.mj.nbody), bool)  # who has one
+        self._changed = np.zeros(count, bool)  # what is derived from parameters, is old
 
     # State.
 
@@ -83,6 +87,9 @@ class Engine(ABC):
         Raises ValueError for another shape, and for what is not finite.
         """
         command = _checked(command, (self.count, self.model.mj.nu))
+        if self._changed.any():
+            self._derive(np.flatnonzero(self._changed))
+            self._changed[:] = False
         pushed, bodies = np.nonzero(self._pushed)
         self._step(command, pushed, bodies, self._impulse[pushed, bodies] / self.control_period_s)
         self._pushed[:] = False
@@ -137,6 +144,8 @@ class Engine(ABC):
             self._pushed[ids[:, None], at] = True
         elif values.size:
             self._set(parameter, at, ids, values)
+            if parameter in DERIVED_FROM:
+                self._changed[ids] = True
 
     def _check_has(self, parameter: str) -> None:
         if parameter not in self.capabilities:
@@ -183,6 +192,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _set(self, parameter: str, at: Indices, ids: IdArray, values: FloatArray) -> None: ...
+
+    @abstractmethod
+    def _derive(self, ids: IdArray) -> None:
+        """Bring up to date, in `ids` [M], what follows from DERIVED_FROM; once before a step."""
 
 
 def _checked(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:

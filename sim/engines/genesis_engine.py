@@ -59,9 +59,7 @@ class GenesisEngine(Engine):
         mj = self.model.mj
         limited = mj.actuator_ctrllimited.astype(bool)[:, None]
         self._limits = np.where(limited, mj.actuator_ctrlrange, [-np.inf, np.inf]).T
-        driven = self._dofs(np.arange(mj.nu), of_actuators=True)
-        self._driven = _slice(driven) or driven.tolist()
-        self._changed = np.zeros(count, bool)  # what is derived from parameters, is old
+        self._driven = _run_or_list(self._dofs(np.arange(mj.nu), of_actuators=True))
         self._failed = np.zeros(count, bool)
         self._latest: tuple[Tensor, Tensor] | None = None  # what `_state` read
 
@@ -85,7 +83,6 @@ class GenesisEngine(Engine):
     def _step(
         self, command: FloatArray, pushed: IdArray, bodies: Indices, force: FloatArray
     ) -> None:
-        self._derive()
         self._state()
         if self._failed.any():  # Genesis would halt all: these wait at the start for their reset
             failed = np.flatnonzero(self._failed)
@@ -139,7 +136,7 @@ class GenesisEngine(Engine):
         return _numpy(self._solver.get_links_quat())[:, links][..., [1, 2, 3, 0]]
 
     def _set(self, parameter: str, at: Indices, ids: IdArray, values: FloatArray) -> None:
-        # Of what inverse weights follow from, Genesis's own setters derive them in every call.
+        # Genesis's own setters of DERIVED_FROM derive at every call: milliseconds each.
         links, dofs = self._solver.dyn_info.links, self._solver.dyn_info.dofs
         if parameter == "mass":
             self._write(links.inertial_mass, ids, self._map.link[at], values)
@@ -158,19 +155,14 @@ class GenesisEngine(Engine):
             which = self._dofs(at, of_actuators=parameter in ("kp", "kd"))
             set_values = getattr(self._solver, f"set_dofs_{_OF_DOFS[parameter]}")
             set_values(_tensor(values), which.tolist(), _index(ids))
-        if parameter in _DERIVED_FROM:
-            self._changed[ids] = True
 
     def _write(self, field: Any, ids: IdArray, columns: Indices, values: FloatArray) -> None:
         """Into Genesis's own memory, which holds [N, links, dofs or geoms, ...]."""
         own = qd_to_torch(field, transpose=True, copy=False)
         own[_index(ids)[:, None], _index(columns)] = _tensor(values)
 
-    def _derive(self) -> None:
-        if self._changed.any():
-            changed = _index(np.flatnonzero(self._changed))
-            self._solver._refresh_invweight_and_meaninertia(envs_idx=changed)
-            self._changed[:] = False
+    def _derive(self, ids: IdArray) -> None:
+        self._solver._refresh_invweight_and_meaninertia(envs_idx=_index(ids))
 
     def _current(self, parameter: str, at: Indices) -> Tensor:
         solver = self._solver
@@ -190,7 +182,6 @@ class GenesisEngine(Engine):
 
 # What Genesis calls the parameters.
 _OF_LINKS = {"mass": "mass", "inertia": "inertia", "centre_of_mass": "COM"}
-_DERIVED_FROM = frozenset({"mass", "inertia", "centre_of_mass", "armature"})
 _OF_DOFS = {
     "damping": "damping",
     "armature": "armature",
@@ -248,7 +239,8 @@ def _initialise(device: str, threads: int) -> None:
         _threads = threads
     if not gs.use_zerocopy:
         raise ValueError(
-            "GS_ENABLE_ZEROCOPY: expected Genesis to share its memory with torch; found that off"
+            "GS_ENABLE_ZEROCOPY: expected Genesis to share its memory with torch; found that off. "
+            "Remove the variable"
         )
     if threads != _threads:
         expected = f"{_threads}, as in the first use of Genesis in this process"
@@ -309,11 +301,10 @@ def _kind(parameter: str) -> str:
     return PARAMETERS[parameter].of
 
 
-def _slice(indices: Indices) -> slice | None:
-    """For Genesis the quicker, where the indices follow each other."""
-    first, count = int(indices[0]), len(indices)
-    together = np.array_equal(indices, np.arange(first, first + count))
-    return slice(first, first + count) if together else None
+def _run_or_list(indices: Indices) -> slice | list[int]:
+    """A slice, for Genesis the quicker, where the indices follow each other."""
+    together = indices.size > 0 and (np.diff(indices) == 1).all()
+    return slice(int(indices[0]), int(indices[-1]) + 1) if together else indices.tolist()
 
 
 def _index(ids: IdArray) -> Tensor:

@@ -19,7 +19,6 @@ from sim.randomization import IdArray
 LARGEST = 1e10
 """What MuJoCo takes for diverged, as NaN."""
 
-_DERIVED_FROM = frozenset({"mass", "inertia", "centre_of_mass", "armature"})
 _POSITIONS = mujoco.mjtStage.mjSTAGE_POS.value
 _NONE = mujoco.mjtStage.mjSTAGE_NONE.value
 
@@ -42,7 +41,6 @@ class MujocoEngine(Engine):
         self._batch = Batch(self.model.mj, count, threads)
         self._poses = {name: self._batch.bind(name) for name in ("xpos", "xquat", "site_xpos")}
         self._fields: dict[str, FloatArray] = {}
-        self._changed = np.zeros(count, bool)  # what is derived from parameters, is old
         self._moved = np.ones(count, bool)  # poses are old
         self._watched = False  # poses were read since the last step
         self._failed = np.zeros(count, bool)
@@ -63,7 +61,6 @@ class MujocoEngine(Engine):
     def _step(
         self, command: FloatArray, pushed: IdArray, bodies: Indices, force: FloatArray
     ) -> None:
-        self._derive()
         self._batch.ctrl[:] = command
         self._batch.xfrc_applied[pushed, bodies, :3] = force
         # After a step, poses are those before its last substep. To bring them up to date at once
@@ -102,8 +99,6 @@ class MujocoEngine(Engine):
 
     def _set(self, parameter: str, at: Indices, ids: IdArray, values: FloatArray) -> None:
         mj, rows = self.model.mj, ids[:, None]
-        if parameter in _DERIVED_FROM:
-            self._changed[ids] = True
         if parameter in ("damping", "armature"):
             self._own(f"dof_{parameter}")[rows, mj.jnt_dofadr[at]] = values
         elif parameter == "friction":
@@ -122,10 +117,8 @@ class MujocoEngine(Engine):
             self._fields[name] = self._batch.expand(name)
         return self._fields[name]
 
-    def _derive(self) -> None:
-        if self._changed.any():
-            self._batch.set_const(self._changed)
-            self._changed[:] = False
+    def _derive(self, ids: IdArray) -> None:
+        self._batch.set_const(ids)
 
 
 _FIELDS = {

@@ -48,6 +48,7 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
 
     def __init__(self, scene: Scene, spec: Spec, seed: int) -> None:
         """See sim.tasks.make."""
+        _require_in_time(spec, scene.episode_steps / scene.interface.timing.control_hz)
         self.scene = scene
         self.num_envs = scene.count
         self.episodes: list[Columns] | None = None
@@ -216,7 +217,6 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
     def _begin(self, seed: int) -> None:
         """Everything anew."""
         count, spec = self.num_envs, self._spec
-        _require_in_time(spec, self.scene.episode_steps / self.timing.control_hz)
         self._seed = seed
         self.scene.seed(seed)
         self._sensors = ObservationChannel(

@@ -397,6 +397,9 @@ class Teleport(Engine):
             return np.array([data.xpos[ids] for data in self._datas])
         return np.array([data.xquat[ids][:, [1, 2, 3, 0]] for data in self._datas])
 
+    def _derive(self, ids):
+        pass
+
     def _set(self, parameter, at, ids, values):
         pass
 
