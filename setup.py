@@ -26,6 +26,8 @@ TRAIN = [
     "h5py>=3.10",
     "tensorboard>=2.15",
     "foundation-policy>=1.0.2,<2",
+    "metaworld==3.0.0",
+    "diffusers>=0.30",
 ]
 
 # The paper's teachers, and training spread over a cluster.

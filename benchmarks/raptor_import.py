@@ -32,7 +32,7 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 from robot_policies.bundle import GRAPH, PolicyBundle
-from robot_policies.runtime import open_graph
+from robot_policies.sessions import open_graph
 from robot_policies.strict import ContractError
 
 GOAL = 1e-6

@@ -27,7 +27,7 @@ import tyro
 
 from robot_policies import load_policy
 from robot_policies.bundle import GRAPH, PolicyBundle, read
-from robot_policies.runtime import open_graph
+from robot_policies.sessions import open_graph
 from robot_policies.strict import ContractError
 from robot_policies.verify import recorded_signals
 

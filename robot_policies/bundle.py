@@ -1,7 +1,8 @@
 """A bundle: the directory in which a policy travels from training to the robot.
 
     NAME/policy.json     the contract, and `files`: the SHA-256 of every other file
-         policy.onnx     the graph, which carries the contract in its metadata
+         policy.onnx     the graph, which carries the contract in its metadata; of a policy that
+                         refines a sample, encode.onnx and refine.onnx in its place
          golden.npz      a recorded run (>= 32 steps, with a reset) that must replay
          training.yaml   the resolved configuration that made it
          README.md       the model card
@@ -32,9 +33,9 @@ from robot_policies.contract import Contract
 from robot_policies.signatures import load_public_keys, sign_bytes, verify_signature
 from robot_policies.strict import ContractError, InputError, Violation, parse_json
 
-GRAPH = "policy.onnx"
+GRAPH, ENCODE, REFINE = "policy.onnx", "encode.onnx", "refine.onnx"
 ZOO = "zoo:"
-REQUIRED = (GRAPH, "golden.npz", "training.yaml", "README.md")
+REQUIRED = ("golden.npz", "training.yaml", "README.md")
 OPTIONAL = ("calibration.npz",)
 MAX_FILE_BYTES = 1_000_000_000
 MIN_GOLDEN_STEPS = 32
@@ -98,6 +99,11 @@ class PolicyBundle:
     def golden(self) -> Golden:
         """The recorded run (ContractError where it does not fit the contract)."""
         return Golden.from_bytes(self.content["golden.npz"], self.contract)
+
+
+def graphs_of(contract: Contract) -> tuple[str, ...]:
+    """The files that a contract's graphs are in."""
+    return (GRAPH,) if contract.refinement is None else (ENCODE, REFINE)
 
 
 def resolve(name: str | Path) -> Path:
@@ -291,10 +297,11 @@ def hash_violations(files: object, content: Mapping[str, bytes]) -> Iterator[Vio
         mend = "write the bundle with `robot-policies export`"
         yield Violation("policy.json.files", "file name -> SHA-256", repr(files)[:80], mend)
         return
-    for name in sorted({*REQUIRED, *files}):
+    graphs = (ENCODE, REFINE) if {ENCODE, REFINE} & files.keys() else (GRAPH,)
+    for name in sorted({*graphs, *REQUIRED, *files}):
         if name not in files:
             yield Violation(f"policy.json.files.{name}", "its SHA-256", "nothing", _COPY)
-        elif name not in (*REQUIRED, *OPTIONAL):
+        elif name not in (*graphs, *REQUIRED, *OPTIONAL):
             mend = "remove it: a bundle has no such file"
             yield Violation(f"policy.json.files.{name}", "a bundle's file", repr(name), mend)
         elif name not in content:

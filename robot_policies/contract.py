@@ -13,9 +13,10 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import field as dataclass_field
+from typing import Any, Literal
 
-from robot_policies.strict import ContractError, Violation, decode, parse_json
+from robot_policies.strict import OMITTED, ContractError, Violation, decode, parse_json
 
 SCHEMA_VERSION = "1.0"
 MAX_NUMBERS = 10_000_000
@@ -25,6 +26,10 @@ UNITS = (
     "1", "m", "m/s", "m/s^2", "rad", "rad/s", "rad/s^2",
     "s", "kg", "N", "N.m", "Pa", "V", "A", "K",
 )  # fmt: skip
+SAMPLE, FRESH = "sample", "fresh_noise"
+"""Inputs of the graph that refines: what it makes better, and noise that is new in every step."""
+ENERGY, GRADIENT_NORM = "energy", "gradient_norm"
+"""What a policy with an energy tells of the sample that a step began with, [B] each."""
 FRAMES = ("world", "body", "world_from_body", "joint", "actuator", "tool", "none")
 
 
@@ -105,6 +110,41 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Sampler:
+    """A way from noise to a chunk: what the graph is told at each of its K steps."""
+
+    name: str
+    schedule: tuple[tuple[float, ...], ...]
+    """[K, R], a row for each step, as `Refinement.columns` heads them."""
+    fresh_noise: bool
+    """Every step is given new noise, beside that which the sample starts as."""
+    stop_below: float | None
+    """A robot's sample is left as it is once the norm of its energy's gradient is below this."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The iterative form: the graph `encode` is run once for a chunk, `refine` K times."""
+
+    sample: tuple[int, int]
+    """(Tp, Da) of the sample, normalised; it starts as standard normal noise."""
+    columns: tuple[str, ...]
+    """R names of what a row of a schedule tells."""
+    told: tuple[str, ...]
+    """What `refine` gives beside the sample and the action: energy, gradient_norm."""
+    samplers: tuple[Sampler, ...]
+    """The first is used unless another is asked for, and made the golden run."""
+
+    def sampler(self, name: str | None) -> Sampler:
+        """The sampler of this name, the first for None; ContractError where there is none."""
+        for sampler in self.samplers:
+            if name in (None, sampler.name):
+                return sampler
+        known = ", ".join(sampler.name for sampler in self.samplers)
+        raise ContractError([Violation("sampler", f"one of {known}", str(name), "choose one")])
+
+
+@dataclass(frozen=True)
 class Conventions:
     """Fixed across the project; written down so that a reader need not guess."""
 
@@ -175,6 +215,8 @@ class Contract:
     """Largest absolute difference allowed between a golden replay and its record."""
     provenance: Provenance
     calibration: Calibration | None
+    refinement: Refinement | None = dataclass_field(default=None, metadata=OMITTED)
+    """The iterative form; None: one graph gives the action at once."""
 
     def __post_init__(self) -> None:
         """Refuse a contract that contradicts itself (ContractError with every violation)."""
@@ -204,7 +246,14 @@ class Contract:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, every float in full precision."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(self.document(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def document(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        found = asdict(self)
+        if self.refinement is None:
+            del found["refinement"]
+        return found
 
     def sha256(self) -> str:
         """Digest of the canonical JSON, which each graph of a bundle carries."""
@@ -245,6 +294,7 @@ def _same_major(version: str) -> bool:
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]*")
 _RESERVED = ("observation", "action", "previous_action")
 """What the graph and the runtime themselves call by these names."""
+_RESERVED_BY_REFINEMENT = ("context", "schedule", "next_sample", ENERGY, GRADIENT_NORM)
 INTERVAL_TOLERANCE = 1e-6
 
 
@@ -262,6 +312,8 @@ def _contradictions(contract: Contract) -> Iterator[Violation]:
     yield from _check_order(contract)
     yield from _check_state(contract)
     yield from _check_numbers(contract)
+    if contract.refinement is not None:
+        yield from _check_refinement(contract, contract.refinement)
 
 
 def _check_names(contract: Contract) -> Iterator[Violation]:
@@ -386,6 +438,46 @@ def _check_state(contract: Contract) -> Iterator[Violation]:
         if not valid or math.prod(noise.shape) > MAX_NUMBERS:
             expected = f"positive sizes, at most {MAX_NUMBERS} numbers"
             yield Violation(f"noise.{noise.name}", expected, str(noise.shape), "correct it")
+
+
+def _check_refinement(contract: Contract, refinement: Refinement) -> Iterator[Violation]:
+    where, mend = "refinement", "export again"
+    shortest = (contract.chunk.steps, contract.action_size)
+    if refinement.sample[0] < shortest[0] or refinement.sample[1] != shortest[1]:
+        expected = f"(Tp, Da) with Tp >= {shortest[0]} and Da = {shortest[1]}"
+        yield Violation(f"{where}.sample", expected, str(refinement.sample), mend)
+    if not set(refinement.told) <= {ENERGY, GRADIENT_NORM}:
+        expected = f"{ENERGY} and {GRADIENT_NORM}, or fewer"
+        yield Violation(f"{where}.told", expected, ", ".join(refinement.told), mend)
+    if contract.state:
+        yield Violation(where, "no recurrent state", contract.state[0].name, mend)
+    if contract.feature in (*_RESERVED_BY_REFINEMENT, SAMPLE, FRESH):
+        yield Violation("feature", "an output that has no other use", contract.feature, mend)
+    if not refinement.samplers:
+        yield Violation(f"{where}.samplers", "at least one", "none", mend)
+        return
+    yield from _unique(f"{where}.samplers", [sampler.name for sampler in refinement.samplers])
+    for sampler in refinement.samplers:
+        yield from _check_sampler(refinement, sampler)
+    shapes: dict[str, tuple[int, ...]] = {SAMPLE: refinement.sample}
+    if (first := refinement.samplers[0]).fresh_noise:
+        shapes[FRESH] = (len(first.schedule), *refinement.sample)
+    found = {noise.name: noise.shape for noise in contract.noise}
+    if found != shapes:
+        yield Violation("noise", f"{shapes}, as the first sampler needs", str(found), mend)
+
+
+def _check_sampler(refinement: Refinement, sampler: Sampler) -> Iterator[Violation]:
+    where, mend = f"refinement.samplers.{sampler.name}", "export again"
+    widths = {len(row) for row in sampler.schedule}
+    if widths != {len(refinement.columns)}:
+        expected = f"rows of {len(refinement.columns)}: {', '.join(refinement.columns)}"
+        yield Violation(f"{where}.schedule", expected, f"rows of {sorted(widths)}", mend)
+    if not all(math.isfinite(value) for row in sampler.schedule for value in row):
+        yield Violation(f"{where}.schedule", "finite numbers", "others", mend)
+    if sampler.stop_below is not None and GRADIENT_NORM not in refinement.told:
+        expected = f"None, where {GRADIENT_NORM} is not told"
+        yield Violation(f"{where}.stop_below", expected, str(sampler.stop_below), mend)
 
 
 def _check_numbers(contract: Contract) -> Iterator[Violation]:

@@ -1,11 +1,12 @@
-"""From a trained network to a bundle: ONNX graph, parity check, golden replay (needs torch)."""
+"""From a trained network to a bundle: ONNX graphs, parity check, golden replay (needs torch)."""
 
 from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,18 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from robot_policies.bundle import Golden, PolicyBundle, refuse_overwrite
-from robot_policies.contract import Contract
-from robot_policies.graph import Source, model_card, random_inputs, write_graph
+from robot_policies.bundle import (
+    ENCODE,
+    GRAPH,
+    REFINE,
+    Golden,
+    PolicyBundle,
+    refuse_overwrite,
+)
+from robot_policies.contract import FRESH, SAMPLE, Contract
+from robot_policies.graph import Source, model_card, random_inputs, write_graphs
+from robot_policies.models import families
+from robot_policies.models.chunk import ChunkPolicy
 from robot_policies.strict import ContractError, InputError, Violation
 
 OPSET = 20
@@ -35,11 +45,12 @@ def export(
     *,
     replace: bool = False,
 ) -> PolicyBundle:
-    """Export a network in the direct form and write its bundle.
+    """Export a network and write its bundle.
 
     Args:
-        network: forward(observation [B, To, Do], *states, *noise) -> (action [B, Ta, Da],
-            *states[, feature]), in the contract's order.
+        network: of the direct form, forward(observation [B, To, Do], *states, *noise) -> (action
+            [B, Ta, Da], *states[, feature]), in the contract's order; or a ChunkPolicy, where the
+            contract has a refinement.
         contract: what the network was trained for.
         golden: a recorded run of the NETWORK (or of its authors' own code): the graph must
             reproduce it within the contract's tolerance before the bundle gets its name.
@@ -51,7 +62,8 @@ def export(
         ContractError: the graph does not reproduce the record, or does not fit the contract.
         FileExistsError: the path exists and `replace` is False.
     """
-    return write_graph(to_onnx(network, contract), contract, golden, source, path, replace=replace)
+    graphs = to_graphs(network, contract)
+    return write_graphs(graphs, contract, golden, source, path, replace=replace)
 
 
 def export_checkpoint(
@@ -67,9 +79,9 @@ def export_checkpoint(
     refuse_overwrite(path, replace)
     document = _load_checkpoint(Path(checkpoint))
     contract = Contract.from_json(document["contract"], "checkpoint contract")
-    network = _build_network(document["family"], document["network"])
+    network = build_network(document["family"], document["network"])
     _load_weights(network, document["weights"])
-    golden = _record_random(network, contract, seed)
+    golden = record_random(network, contract, seed)
     card = model_card(contract, f"robot-policies export {Path(checkpoint).name}")
     source = Source(yaml.safe_load(document["training"]), card)
     return export(network, contract, golden, source, path, replace=replace)
@@ -95,27 +107,86 @@ def save_checkpoint(
     staging.replace(path)
 
 
+def to_graphs(network: nn.Module, contract: Contract) -> dict[str, onnx.ModelProto]:
+    """File -> graph: one of the direct form, or one that encodes and one that refines."""
+    if contract.refinement is None:
+        return {GRAPH: to_onnx(network, contract)}
+    assert isinstance(network, ChunkPolicy)
+    feature = [] if contract.feature is None else [contract.feature]
+    observation = torch.zeros(2, contract.observation_steps, contract.observation_size)
+    with torch.no_grad():
+        context, _ = network.encode(observation)
+    sample = torch.zeros(2, *contract.refinement.sample)
+    inputs = {
+        "context": context, SAMPLE: sample,
+        "schedule": torch.zeros(2, len(contract.refinement.columns)),
+    }  # fmt: skip
+    if network.takes_fresh_noise:
+        inputs[FRESH] = sample.clone()  # of one tensor given twice the exporter makes one input
+    outputs = ["next_sample", "action", *contract.refinement.told]
+    return {
+        ENCODE: trace(Encoder(network), {"observation": observation}, ["context", *feature]),
+        REFINE: trace(RefiningStep(network), inputs, outputs),
+    }
+
+
 def to_onnx(network: nn.Module, contract: Contract) -> onnx.ModelProto:
-    """Trace the network to an ONNX graph with a dynamic batch and the contract's names."""
-    batch = torch.export.Dim("batch")
-    arguments = _arguments(contract, batch=2)
+    """Trace a network of the direct form to a graph with the contract's names."""
     outputs = ["action", *(state.output for state in contract.state)]
     if contract.feature is not None and contract.feature not in outputs:
         outputs.append(contract.feature)
+    return trace(network, _arguments(contract, batch=2), outputs)
+
+
+class Encoder(nn.Module):
+    """The graph `encode` of a chunk policy."""
+
+    def __init__(self, policy: ChunkPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Observation [B, To, Do] -> context [B, C], feature [B, F]."""
+        return self.policy.encode(observation)
+
+
+class RefiningStep(nn.Module):
+    """The graph `refine` of a chunk policy."""
+
+    def __init__(self, policy: ChunkPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self, context: Tensor, sample: Tensor, schedule: Tensor, fresh: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Next sample [B, Tp, Da], its action [B, Ta, Da], and what is told [B]."""
+        following, *told = self.policy.refine(context, sample, schedule, fresh)
+        return (following, self.policy.action(following), *told)
+
+
+def trace(
+    network: nn.Module, arguments: Mapping[str, Tensor], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """An ONNX graph with a dynamic batch and these names, the inputs in the network's order.
+
+    Raises ContractError, naming the module, for an operator that ONNX has not.
+    """
+    batch = torch.export.Dim("batch")
+    shapes = tuple({0: batch} for _ in arguments)
+    network.eval()
+    values = tuple(arguments.values())
     with _quiet_exporter():
-        program = torch.onnx.export(
-            network.eval(),
-            tuple(arguments.values()),
-            dynamo=True,
-            input_names=list(arguments),
-            output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in arguments),
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None  # the exporter returns None only in its legacy modes
-    return _without_debug_information(program.model_proto)
+        try:
+            exported = torch.onnx.export(
+                network, values, dynamo=True, input_names=list(arguments),
+                output_names=list(outputs), dynamic_shapes=shapes, opset_version=OPSET,
+                external_data=False, verbose=False,
+            )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            raise ContractError([_unsupported(network, values, error)]) from None
+    assert exported is not None  # the exporter returns None only in its legacy modes
+    return _without_debug_information(exported.model_proto)
 
 
 def record(
@@ -126,6 +197,8 @@ def record(
     noise: Mapping[str, np.ndarray],
 ) -> Golden:
     """Run the network in torch and record what comes out (shapes as in `random_inputs`)."""
+    if contract.refinement is not None:
+        return _record_chunks(network, contract, observation, reset, noise)
     steps, batch = observation.shape[:2]
     network.eval()
     actions: list[np.ndarray] = []
@@ -144,6 +217,44 @@ def record(
             states[spec.output].append(value.numpy())
     stacked = {name: np.stack(values) for name, values in states.items()}
     return Golden(reset, observation, np.stack(actions), stacked, dict(noise))
+
+
+def _record_chunks(
+    network: nn.Module,
+    contract: Contract,
+    observation: np.ndarray,
+    reset: np.ndarray,
+    noise: Mapping[str, np.ndarray],
+) -> Golden:
+    assert contract.refinement is not None and isinstance(network, ChunkPolicy)
+    network.eval()
+    sampler = contract.refinement.sampler(None)
+    actions = []
+    for step, seen in enumerate(observation):
+        given = [torch.from_numpy(noise[spec.name][step]) for spec in contract.noise]
+        actions.append(network.generate(torch.from_numpy(seen), sampler, given).action.numpy())
+    return Golden(reset, observation, np.stack(actions), {}, dict(noise))
+
+
+def _unsupported(network: nn.Module, values: tuple[Tensor, ...], error: Exception) -> Violation:
+    """Which module made the operator that the exporter's message names."""
+    program = torch.export.export(network, values)
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    found = re.search(r"op='([\w.]+)'", " ".join(texts))
+    operator = found.group(1) if found else "an operator that the exporter does not name"
+    made_by = "the network"
+    for node in program.graph.nodes:
+        if found and str(node.target).startswith(operator):
+            path, kind = list(node.meta.get("nn_module_stack", {}).values())[-1]
+            made_by = f"{path or 'the network itself'} ({str(kind).split('.')[-1]})"
+            break
+    expected = f"standard operators of ONNX (opset {OPSET})"
+    mend = "write that module's forward with other operators"
+    return Violation(f"module {made_by}", expected, operator, mend)
 
 
 @contextmanager
@@ -217,18 +328,15 @@ def _is_checkpoint(document: Mapping[Any, Any]) -> bool:
     )
 
 
-def _build_network(family: str, sizes: Mapping[str, Any]) -> nn.Module:
-    from robot_policies.models.actor import ActorPolicy
-    from robot_policies.models.foundation import FoundationPolicy
-
-    families: dict[str, type[nn.Module]] = {"actor": ActorPolicy, "foundation": FoundationPolicy}
-    if family not in families:
-        expected = "one of " + ", ".join(families)
+def build_network(family: str, sizes: Mapping[str, Any]) -> nn.Module:
+    """A new network, as `robot_policies.models.families.build`; raises ContractError."""
+    if family not in families.NAMES:
+        expected = "one of " + ", ".join(families.NAMES)
         mend = "export it with the release that trained it"
         raise ContractError([Violation("checkpoint family", expected, family, mend)])
     try:
-        return families[family](**sizes)
-    except (TypeError, ValueError, RuntimeError) as error:
+        return families.build(family, sizes)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ContractError(
             [_broken("checkpoint network", "the sizes of its network", error)]
         ) from None
@@ -243,9 +351,16 @@ def _load_weights(network: nn.Module, weights: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _record_random(network: nn.Module, contract: Contract, seed: int) -> Golden:
+def record_random(network: nn.Module, contract: Contract, seed: int) -> Golden:
+    """A golden run on drawn inputs, like those in its data where the network knows them.
+
+    Raises ContractError where the network does not fit the contract.
+    """
+    observation, reset, noise = random_inputs(contract, seed=seed)
     try:
-        return record(network, contract, *random_inputs(contract, seed=seed))
+        if isinstance(network, ChunkPolicy):
+            observation = network.measured(torch.from_numpy(observation)).numpy()
+        return record(network, contract, observation, reset, noise)
     except (TypeError, ValueError, RuntimeError) as error:
         expected = "inputs and outputs as its contract says"
         raise ContractError([_broken("checkpoint network", expected, error)]) from None

@@ -16,9 +16,10 @@ import onnx
 import yaml
 
 from robot_policies import bundle as bundles
-from robot_policies.bundle import GRAPH, Golden, PolicyBundle
+from robot_policies.bundle import Golden, PolicyBundle
 from robot_policies.contract import Contract, Provenance
-from robot_policies.runtime import METADATA_KEY, OnnxPolicy, require_replay
+from robot_policies.runtime import OnnxPolicy, require_replay
+from robot_policies.sessions import METADATA_KEY
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Source:
     """Markdown (README.md)."""
 
 
-def write_graph(
-    graph: onnx.ModelProto,
+def write_graphs(
+    graphs: Mapping[str, onnx.ModelProto],
     contract: Contract,
     golden: Golden,
     source: Source,
@@ -40,9 +41,9 @@ def write_graph(
     *,
     replace: bool = False,
 ) -> PolicyBundle:
-    """Write a bundle around a graph, after it has replayed the golden run (see `export`)."""
+    """Write a bundle around graphs (file -> model), after they have replayed the golden run."""
     files = {
-        GRAPH: stamp(graph, contract),
+        **{name: stamp(graph, contract) for name, graph in graphs.items()},
         "golden.npz": golden.to_bytes(),
         "training.yaml": yaml.safe_dump(dict(source.training), sort_keys=True).encode(),
         "README.md": source.model_card.encode(),

@@ -1,4 +1,9 @@
-"""Run a bundle: numpy and ONNX Runtime only, one thread, no allocation worth naming per step."""
+"""Run a bundle: numpy and ONNX Runtime only, one thread, no allocation worth naming per step.
+
+policy = load_policy("zoo:energy-pick-place")        # or a path
+policy.reset(batch=1, seed=0)
+command = policy.act(signals)                        # one step of a chunk at a time
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,19 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from robot_policies import bundle as bundles
-from robot_policies.bundle import GRAPH, Golden, PolicyBundle
-from robot_policies.contract import Contract
+from robot_policies.bundle import ENCODE, GRAPH, REFINE, Golden, PolicyBundle, graphs_of
+from robot_policies.refinement import Refiner
+from robot_policies.sessions import batch_of, bind, noise_shapes, open_graph, open_pair, sizes_of
 from robot_policies.signals import ActionMap, ObservationBuffer, maybe_not_finite
-from robot_policies.strict import ContractError, Violation, differences, parse_json
-from robot_policies.weights import weight_violations
+from robot_policies.strict import ContractError, Violation
 
-METADATA_KEY = "robot_policies.contract"
 _EXPORT = "export the policy again"
 _UNSOUND = Violation(
     "step",
@@ -39,20 +43,47 @@ class LastStep:
     """[B, F]: the features that out-of-distribution scores look at, where the graph gives them."""
     inference_s: float
     """Seconds from named signals to named commands."""
+    told: dict[str, np.ndarray]
+    """Of a policy with an energy: "energy" and "gradient_norm" [B] of the sample that its last
+    step began with, normalised; else empty."""
+    iterations: np.ndarray | None
+    """[B] steps that changed the robots' samples; None where nothing is refined."""
 
 
 class OnnxPolicy:
-    """A policy with the direct form: one graph, called once per step.
+    """A policy of either form: one graph, or two of which the second refines a sample.
 
     Observation [B, To, Do], recurrent state and noise go in; the action [B, Ta, Da] and the new
     state come out. Buffers are bound once per reset, so a step allocates only its result.
     """
 
-    def __init__(self, bundle: PolicyBundle) -> None:
-        """Open the graph (ContractError where it is not the one that the contract describes)."""
-        self.contract = bundle.contract
-        self._session = open_graph(bundle.content[GRAPH], bundle.contract)
-        self.static_batch = _batch_of(self._session)
+    def __init__(self, bundle: PolicyBundle, sampler: str | None = None) -> None:
+        """Open the graphs.
+
+        Args:
+            bundle: as `robot_policies.bundle.read` gave it.
+            sampler: of the contract's samplers; its first for None.
+
+        Raises:
+            ContractError: the graphs are not those that the contract describes, or there is no
+                such sampler.
+        """
+        self.contract = contract = bundle.contract
+        _require_graphs(bundle)
+        self.sampler = (
+            None if contract.refinement is None else contract.refinement.sampler(sampler)
+        )
+        """The way to a chunk; None where one graph gives it at once."""
+        if contract.refinement is None or self.sampler is None:
+            if sampler is not None:
+                raise ContractError([_no_sampler(sampler)])
+            self._sessions = (open_graph(bundle.content[GRAPH], contract),)
+            self._refiner = None
+        else:
+            content = bundle.content
+            self._sessions = open_pair(content[ENCODE], content[REFINE], contract)
+            self._refiner = Refiner(*self._sessions, contract.refinement, self.sampler)
+        self.static_batch = batch_of(self._sessions)
         """The only batch that the graph takes, or None where it takes any."""
         self.reset(self.static_batch or 1)
 
@@ -86,6 +117,26 @@ class OnnxPolicy:
         self._generator = np.random.default_rng(seed)
         self._inference_s = math.nan
         self._sound = True
+        self._chunk, self._played = {}, self.contract.chunk.steps
+
+    def act(self, signals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Advance one control period by the next step of the chunk, a new one after Ta steps.
+
+        Takes signals and raises as `step`; returns commands by name, [B, *shape].
+        """
+        if self._played < self.contract.chunk.steps:
+            if not self._sound:
+                raise ContractError([_UNSOUND])
+            self._observation.push(signals)  # the next chunk sees what happened meanwhile
+        else:
+            self._chunk, self._played = self.step(signals), 0
+        self._played += 1
+        return {name: command[:, self._played - 1] for name, command in self._chunk.items()}
+
+    @property
+    def acted(self) -> np.ndarray:
+        """[B, Da]: the raw action that the newest `act` played."""
+        return self._raw[:, self._played - 1].copy()
 
     def step(self, signals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Advance one control period.
@@ -108,7 +159,7 @@ class OnnxPolicy:
         for buffer in self._noise.values():
             self._generator.standard_normal(out=buffer, dtype=np.float32)
         self._sound = False  # until the graph has run to its end and its outputs are finite
-        self._session.run_with_iobinding(self._binding)
+        self._run()
         if maybe_not_finite(self._flat) and not np.isfinite(self._flat).all():
             raise ContractError(list(_output_violations(self._outputs)))
         for source, target in self._carry:
@@ -123,7 +174,10 @@ class OnnxPolicy:
         """What the newest step told; copies, made when asked for."""
         feature = self._feature
         feature = None if feature is None else feature.reshape(len(feature), -1).copy()
-        return LastStep(self._raw.copy(), feature, self._inference_s)
+        refiner = self._refiner
+        told = {} if refiner is None else {n: value.copy() for n, value in refiner.told.items()}
+        iterations = None if refiner is None else refiner.iterations.copy()
+        return LastStep(self._raw.copy(), feature, self._inference_s, told, iterations)
 
     def replay(self, golden: Golden) -> tuple[Golden, float]:
         """Run the recorded observations again.
@@ -141,7 +195,7 @@ class OnnxPolicy:
             self._observation.vector[...] = golden.observation[index]
             for name, buffer in self._noise.items():
                 buffer[...] = golden.noise[name][index]
-            self._session.run_with_iobinding(self._binding)
+            self._run()
             for source, target in self._carry:
                 target[...] = source
             action[index] = self._raw
@@ -191,20 +245,20 @@ class OnnxPolicy:
         for state in contract.state:
             self._state[state.name] = np.zeros((batch, *state.shape), np.float32)
             self._carry.append((outputs[state.output], self._state[state.name]))
-        for noise in contract.noise:
-            self._noise[noise.name] = np.zeros((batch, *noise.shape), np.float32)
+        for name, shape in noise_shapes(contract, self.sampler).items():
+            self._noise[name] = np.zeros((batch, *shape), np.float32)
         if contract.feature is not None:
             if contract.feature not in outputs:
-                size = {o.name: o.shape for o in self._session.get_outputs()}[contract.feature][-1]
-                outputs[contract.feature] = np.zeros((batch, size), np.float32)
+                size = sizes_of(self._sessions[0])[contract.feature]
+                outputs[contract.feature] = np.zeros((batch, *size), np.float32)
             self._feature = outputs[contract.feature]
-        self._binding = self._session.io_binding()
         inputs = {"observation": self._observation.vector, **self._state, **self._noise}
-        for name, array in inputs.items():
-            self._binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            self._binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._outputs = outputs  # the session writes into them: keep them alive
+        if self._refiner is None:
+            session = self._sessions[0]
+            self._run = partial(session.run_with_iobinding, bind(session, inputs, outputs))
+        else:
+            self._run = self._refiner.bind(inputs, outputs)
+        self._outputs = outputs  # the sessions write into them: keep them alive
 
 
 def _numbers(value: Any) -> np.ndarray | None:
@@ -238,12 +292,30 @@ def _output_violations(outputs: Mapping[str, np.ndarray]) -> Iterator[Violation]
             yield Violation(name, "finite numbers", f"{value.reshape(-1)}", mend)
 
 
-def load_policy(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> OnnxPolicy:
+def _require_graphs(bundle: PolicyBundle) -> None:
+    missing = [
+        Violation(name, "a graph of the contract's form", "no such file", _EXPORT)
+        for name in graphs_of(bundle.contract)
+        if name not in bundle.content
+    ]
+    if missing:
+        raise ContractError(missing)
+
+
+def _no_sampler(name: str) -> Violation:
+    mend = "leave it out, or take a policy that refines samples"
+    return Violation("sampler", "none: one graph gives the action at once", name, mend)
+
+
+def load_policy(
+    name: str | Path, trusted_keys: Sequence[str | Path] = (), sampler: str | None = None
+) -> OnnxPolicy:
     """Load a bundle for use: hashes, signature where keys are given, graph and golden replay.
 
     Args:
         name: a path or zoo:NAME.
         trusted_keys: ed25519 public keys (PEM); if any is given, a signature is demanded.
+        sampler: of the contract's samplers; its first, which made the golden run, for None.
 
     Raises:
         ContractError: with every violation.
@@ -251,7 +323,7 @@ def load_policy(name: str | Path, trusted_keys: Sequence[str | Path] = ()) -> On
     bundle = bundles.read(name, trusted_keys)
     policy = OnnxPolicy(bundle)
     require_replay(policy, bundle.golden)
-    return policy
+    return policy if sampler is None else OnnxPolicy(bundle, sampler)
 
 
 def require_replay(policy: OnnxPolicy, golden: Golden) -> float:
@@ -295,110 +367,3 @@ def replay_errors(found: Golden, golden: Golden) -> dict[str, np.ndarray]:
         error = np.abs(left - right).reshape(len(left), -1).max(axis=1)
         errors[name] = np.where(np.isfinite(error), error, np.inf)
     return errors
-
-
-def open_graph(content: bytes, contract: Contract) -> ort.InferenceSession:
-    """Open a graph on the CPU with one thread, and check it against its contract.
-
-    Raises:
-        ContractError: the graph cannot be loaded from its bytes alone, has weights that are not
-            finite, belongs to another contract, or has other inputs and outputs.
-    """
-    _require_weights(content)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        # Its fallback would load a broken graph twice, and print about it.
-        session = ort.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
-        found = " ".join(str(error).split())[:200]
-        mend = "export the policy again, with all weights inside the one file (no external data)"
-        expected = "a graph that loads from its bytes alone"
-        raise ContractError([Violation(GRAPH, expected, found, mend)]) from None
-    try:
-        violations = [
-            *_metadata_violations(session, contract),
-            *_port_violations(session, contract),
-        ]
-    except UnicodeDecodeError as error:
-        violations = [Violation(GRAPH, "names and metadata in UTF-8", str(error), _EXPORT)]
-    if violations:
-        raise ContractError(violations)
-    return session
-
-
-def _require_weights(content: bytes) -> None:
-    try:
-        violations = list(weight_violations(GRAPH, content))
-    except (ValueError, RecursionError) as error:
-        found = f"{type(error).__name__}: {error}"
-        violations = [Violation(GRAPH, "an ONNX model", found, _EXPORT)]
-    if violations:
-        raise ContractError(violations)
-
-
-def _metadata_violations(session: ort.InferenceSession, contract: Contract) -> Iterator[Violation]:
-    """Compare the contract that the graph carries with policy.json, key by key."""
-    carried = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if carried is None:
-        expected = f"metadata {METADATA_KEY}"
-        mend = "make a bundle of it with `robot-policies import onnx`"
-        yield Violation(GRAPH, expected, "a graph without a contract", mend)
-        return
-    if carried == contract.to_json():
-        return
-    try:
-        inside = parse_json(carried, f"{GRAPH} metadata")
-    except ContractError as error:
-        yield from error.violations
-        return
-    found = parse_json(contract.to_json(), "policy.json")
-    mend = "policy.json and policy.onnx are not a pair: copy both from one export"
-    for path, left, right in differences(inside, found):
-        yield Violation(f"policy.json.{path}", f"{left} (as {GRAPH} says)", right, mend)
-
-
-def _port_violations(session: ort.InferenceSession, contract: Contract) -> Iterator[Violation]:
-    """Compare the graph's inputs and outputs with the contract: names, shapes, types."""
-    inputs: dict[str, tuple[int, ...]] = {
-        "observation": (contract.observation_steps, contract.observation_size)
-    }
-    inputs |= {state.name: state.shape for state in contract.state}
-    inputs |= {noise.name: noise.shape for noise in contract.noise}
-    outputs: dict[str, tuple[int, ...]] = {"action": (contract.chunk.steps, contract.action_size)}
-    outputs |= {state.output: state.shape for state in contract.state}
-    found = {port.name: port for port in session.get_outputs()}
-    if contract.feature is not None and contract.feature not in outputs:
-        port = found.get(contract.feature)
-        width = port.shape[-1] if port is not None and isinstance(port.shape[-1], int) else 0
-        outputs[contract.feature] = (width,)
-    yield from _compare_ports("input", inputs, {p.name: p for p in session.get_inputs()})
-    yield from _compare_ports("output", outputs, found)
-
-
-def _compare_ports(
-    kind: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]
-) -> Iterator[Violation]:
-    for name in sorted(expected.keys() | found.keys()):
-        where = f"{GRAPH} {kind} {name}"
-        if name not in found:
-            yield Violation(where, f"[B, {_sizes(expected[name])}]", "nothing", _EXPORT)
-        elif name not in expected:
-            yield Violation(where, f"no such {kind}", f"{found[name].shape}", _EXPORT)
-        elif tuple(found[name].shape[1:]) != expected[name] or found[name].type != "tensor(float)":
-            shape = f"float [B, {_sizes(expected[name])}]"
-            yield Violation(where, shape, f"{found[name].type} {found[name].shape}", _EXPORT)
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
-
-
-def _batch_of(session: ort.InferenceSession) -> int | None:
-    """The fixed batch of the graph's inputs, or None where it is dynamic."""
-    fixed = {i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int)}
-    return min(fixed) if fixed else None

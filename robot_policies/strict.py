@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 MAX_JSON_BYTES = 4_000_000
+OMITTED = {"omitted": True}
+"""Metadata of a dataclass field that JSON leaves out where its value is None."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def _decode_dataclass(kind: Any, value: object, where: str, violations: list[Vio
     for key in sorted(value.keys() - hints.keys(), key=str):
         mend = "remove the key, or read the file with the release that wrote it"
         violations.append(Violation(f"{where}.{key}", "no such key", "an unknown key", mend))
-    for key in (field.name for field in fields(kind) if field.name not in value):
+    optional = {field.name for field in fields(kind) if field.metadata == OMITTED}
+    for key in (f.name for f in fields(kind) if f.name not in value.keys() | optional):
         mend = "add the key; nothing is assumed in its place"
         violations.append(Violation(f"{where}.{key}", "the key", "nothing", mend))
     before = len(violations)
@@ -140,7 +143,7 @@ def _decode_dataclass(kind: Any, value: object, where: str, violations: list[Vio
         for key, hint in hints.items()
         if key in value
     }
-    if len(violations) > before or content.keys() != hints.keys():
+    if len(violations) > before or content.keys() | optional != hints.keys():
         return None
     try:
         return kind(**content)

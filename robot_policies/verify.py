@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robot_policies import bundle as bundles
-from robot_policies.bundle import GRAPH, Golden, PolicyBundle
+from robot_policies.bundle import Golden, PolicyBundle, graphs_of
 from robot_policies.contract import Contract
 from robot_policies.runtime import OnnxPolicy, require_replay
 from robot_policies.signatures import verify_signature
@@ -161,10 +161,12 @@ def _check_signature(work: _Work) -> dict[str, Any]:
 
 
 def _check_graph(work: _Work) -> dict[str, Any]:
-    content, contract = _file(work, GRAPH), _contract(work)
-    work.policy = OnnxPolicy(PolicyBundle(Path(work.name), contract, {}, {GRAPH: content}))
+    contract = _contract(work)
+    content = {name: _file(work, name) for name in graphs_of(contract)}
+    work.policy = OnnxPolicy(PolicyBundle(Path(work.name), contract, {}, content))
     batch = work.policy.static_batch
-    return {"bytes": len(content), "batch": "any" if batch is None else batch}
+    size = sum(map(len, content.values()))
+    return {"bytes": size, "batch": "any" if batch is None else batch}
 
 
 def _check_replay(work: _Work) -> dict[str, Any]:

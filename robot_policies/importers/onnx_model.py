@@ -27,7 +27,7 @@ from robot_policies.bundle import (
     refuse_overwrite,
 )
 from robot_policies.contract import Contract
-from robot_policies.graph import Source, model_card, random_inputs, stamp, write_graph
+from robot_policies.graph import Source, model_card, random_inputs, stamp, write_graphs
 from robot_policies.importers.onnx_original import OriginalModel, load_model
 from robot_policies.importers.onnx_signals import read_signals
 from robot_policies.importers.onnx_wrap import wrap
@@ -76,7 +76,8 @@ def import_onnx(
         truth = _with_states(given, original)
     card = model_card(contract, f"robot-policies import onnx {Path(model).name}")
     training = {"imported_from": Path(model).name, "sha256": digest, "signals": document}
-    bundle = write_graph(graph, contract, truth, Source(training, card), path, replace=replace)
+    source = Source(training, card)
+    bundle = write_graphs({GRAPH: graph}, contract, truth, source, path, replace=replace)
     return bundle, notes
 
 

@@ -39,11 +39,14 @@ class Driver:
         self._policy.reset(self._task.num_envs, seed, initial)
 
     def act(self) -> Float32Array:
-        """The raw actions [N, Da] of the task that give the policy's commands."""
+        """The raw actions [N, Da] of the task that give the policy's commands.
+
+        Of a chunk they are its steps one after the other. All environments play theirs alike.
+        """
         signals = self._task.signals()
-        commands = self._policy.step({name: signals[name] for name in self._asked})
+        commands = self._policy.act({name: signals[name] for name in self._asked})
         if self._alike:
-            return self._policy.last.raw_action[:, 0]
+            return self._policy.acted
         parts = [value.reshape(self._task.num_envs, -1) for value in commands.values()]
         return _raw(np.concatenate(parts, axis=1), self._tasks)
 
@@ -76,12 +79,14 @@ def _violations(policy: OnnxPolicy, task: Task) -> Iterator[Violation]:
         yield from _different(f"robot.{field}", task.robot, contract.robot, (field,), mend)
     yield from _observation_violations(contract.observation, task, mend)
     yield from _action_violations(contract.action, task, mend)
-    rate, steps = contract.timing.control_hz, contract.chunk.steps
+    rate = contract.timing.control_hz
     if rate != task.timing.control_hz:
         expected = f"{task.timing.control_hz:g} Hz"
         yield Violation("timing.control_hz", expected, f"{rate:g} Hz", mend)
-    if steps != 1:
-        yield Violation("chunk.steps", "one action a step", str(steps), mend)
+    previous = any(signal.source == "previous_action" for signal in contract.observation)
+    if contract.chunk.steps != 1 and previous:
+        found = f"previous_action, and chunks of {contract.chunk.steps}"
+        yield Violation("observation", "no previous_action, where chunks are played", found, mend)
     if policy.static_batch not in (None, task.num_envs):
         found = f"a graph for {policy.static_batch}"
         mend = f"export it with a dynamic batch, or ask for {policy.static_batch} environments"

@@ -305,7 +305,7 @@ def test_a_bundle_for_another_robot_is_refused_with_every_violation(leg):
             lambda c: {"observation": (replace(c.observation[0], unit="1"), *c.observation[1:])},
             "observation.joint_position.unit: expected rad, found 1",
         ),
-        (lambda c: {"chunk": replace(c.chunk, steps=2)}, "chunk.steps: expected one action"),
+        (lambda c: {"chunk": replace(c.chunk, steps=2)}, "no previous_action, where chunks"),
     ],
 )
 def test_a_bundle_of_another_rate_mode_unit_or_chunk_is_refused(bundles, change, message):

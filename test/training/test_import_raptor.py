@@ -15,7 +15,7 @@ import pytest
 from robot_policies import load_policy
 from robot_policies.bundle import GRAPH, read
 from robot_policies.importers.raptor import checkpoint_path, import_raptor, load_checkpoint
-from robot_policies.runtime import open_graph
+from robot_policies.sessions import open_graph
 from robot_policies.strict import ContractError
 from robot_policies.verify import verify
 

@@ -1,0 +1,177 @@
+"""What policies that predict chunks of actions have in common.
+
+A sample [B, Tp, Da] is a chunk, normalised. Its first step is for the newest observation, so that
+the first Ta steps are executed:
+
+    observed      -1   0                     To = 2 control steps, the newest is 0
+    predicted          0  1  2  3  4 ... 11  Tp = 12, the sample
+    executed           0  1  2  3            Ta = 4, the action; then a new chunk
+
+The normalisers are buffers of the network: what leaves it cannot forget them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from robot_policies.contract import FRESH, GRADIENT_NORM, SAMPLE, Sampler
+from robot_policies.models.trunk import Sizes
+
+
+class ChunkPolicy(nn.Module, ABC):
+    """Encodes an observation, and refines a sample by it; a subclass says how.
+
+    The buffers `observation_mean` and `observation_scale` [Do], `action_center` and
+    `action_range` [Da] map to and from normalised numbers; see `normalise_by`.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    """R names of what `refine` is told of a step."""
+    told: ClassVar[tuple[str, ...]] = ()
+    """What `refine` gives beside the next sample, [B] each, in this order."""
+    takes_fresh_noise: ClassVar[bool] = False
+    """`refine` has an input for noise."""
+
+    observation_mean: Tensor
+    observation_scale: Tensor
+    action_center: Tensor
+    action_range: Tensor
+
+    def __init__(self, sizes: Sizes, execution_steps: int) -> None:
+        """Ta, from 1 to Tp. Raises ValueError for another."""
+        super().__init__()
+        if not 1 <= execution_steps <= sizes.prediction_steps:
+            expected = f"from 1 to Tp = {sizes.prediction_steps} executed steps"
+            raise ValueError(f"chunk: expected {expected}; found {execution_steps}")
+        self.sizes, self.execution_steps = sizes, execution_steps
+        self.register_buffer("observation_mean", torch.zeros(sizes.observation_size))
+        self.register_buffer("observation_scale", torch.ones(sizes.observation_size))
+        self.register_buffer("action_center", torch.zeros(sizes.action_size))
+        self.register_buffer("action_range", torch.ones(sizes.action_size))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Tp, Da)."""
+        return self.sizes.prediction_steps, self.sizes.action_size
+
+    @abstractmethod
+    def encode(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Observation [B, To, Do], as measured -> context [B, C], feature [B, F]."""
+
+    @abstractmethod
+    def refine(
+        self, context: Tensor, sample: Tensor, schedule: Tensor, fresh: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Next sample [B, Tp, Da] and what is `told` [B], by a row of a schedule [B, R]."""
+
+    @abstractmethod
+    def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
+        """Of observations [B, To, Do] and chunks [B, Tp, Da] of demonstrations, as measured."""
+
+    @abstractmethod
+    def samplers(self) -> tuple[Sampler, ...]:
+        """The ways from noise to a chunk; the first is what a bundle uses unless asked."""
+
+    def normalise_by(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
+        """Take mean and standard deviation [Do] of observations, lowest and highest action [Da].
+
+        Observations are standardised, actions mapped to -1 to 1. A number that never changes in
+        the data tells nothing, and is ignored; an action that never changes is always given.
+        """
+        constant = std < 1e-6 * mean.abs().clamp(min=1.0)
+        inverse = torch.where(constant, torch.zeros_like(std), 1 / std)
+        self.observation_mean.copy_(mean)
+        self.observation_scale.copy_(inverse)
+        self.action_center.copy_((low + high) / 2)
+        self.action_range.copy_((high - low) / 2)
+
+    def seen(self, observation: Tensor) -> Tensor:
+        """Observation [B, To, Do] as measured -> normalised."""
+        return (observation - self.observation_mean) * self.observation_scale
+
+    def measured(self, seen: Tensor) -> Tensor:
+        """The inverse of `seen`; of a number that never changed in the data, its value there."""
+        told = self.observation_scale != 0
+        divisor = torch.where(told, self.observation_scale, 1.0)
+        return torch.where(told, seen / divisor, 0.0) + self.observation_mean
+
+    def normalised(self, actions: Tensor) -> Tensor:
+        """Actions [B, Tp, Da] in their unit -> a sample."""
+        divisor = torch.where(self.action_range > 0, self.action_range, 1.0)
+        return (actions - self.action_center) / divisor
+
+    def action(self, sample: Tensor) -> Tensor:
+        """A sample -> the executed actions [B, Ta, Da] in their unit."""
+        return sample[:, : self.execution_steps] * self.action_range + self.action_center
+
+    @torch.no_grad()
+    def generate(self, observation: Tensor, sampler: Sampler, noise: Sequence[Tensor]) -> Chunk:
+        """What the runtime does with the exported graphs, in torch.
+
+        noise  of the sample [B, Tp, Da], and where the sampler asks for it [B, K, Tp, Da]
+        """
+        context, _ = self.encode(observation)
+        sample, iterations = noise[0], torch.zeros(len(observation), dtype=torch.long)
+        running = torch.ones(len(observation), dtype=torch.bool)
+        told = {name: torch.zeros(len(observation)) for name in self.told}
+        for number, row in enumerate(sampler.schedule):
+            schedule = torch.tensor(row).expand(len(observation), -1)
+            fresh = noise[1][:, number] if sampler.fresh_noise else torch.zeros_like(sample)
+            following, *found = self.refine(
+                context, sample, schedule, fresh if self.takes_fresh_noise else None
+            )
+            for name, value in zip(self.told, found, strict=True):
+                told[name] = torch.where(running, value, told[name])
+            if number > 0 and sampler.stop_below is not None:
+                running = running & (told[GRADIENT_NORM] >= sampler.stop_below)
+            sample = torch.where(running[:, None, None], following, sample)
+            iterations += running
+        return Chunk(sample, self.action(sample), told, iterations)
+
+    def noise_for(
+        self, sampler: Sampler, batch: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """The noise that `generate` takes for B chunks."""
+        shapes: dict[str, tuple[int, ...]] = {SAMPLE: self.shape}
+        if sampler.fresh_noise:
+            shapes[FRESH] = (len(sampler.schedule), *self.shape)
+        return tuple(torch.randn(batch, *s, generator=generator) for s in shapes.values())
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What `ChunkPolicy.generate` gives."""
+
+    sample: Tensor
+    """[B, Tp, Da] normalised."""
+    action: Tensor
+    """[B, Ta, Da] in the actions' unit."""
+    told: dict[str, Tensor]
+    """[B] each, of the sample that the last step began with."""
+    iterations: Tensor
+    """[B] steps that changed the sample."""
+
+
+class TimeEmbedding(nn.Module):
+    """A time from 0 to 1 as sines and cosines, through two layers."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), half))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time: Tensor) -> Tensor:
+        """[B, 1] -> [B, d]."""
+        angle = time * self.frequencies
+        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=1))
