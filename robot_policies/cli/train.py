@@ -202,6 +202,65 @@ class TrainHover(TrainReinforcement):
 
 
 @dataclass(frozen=True)
+class TrainImitation:
+    """Train a policy that predicts chunks of actions, on demonstrations, in one run folder.
+
+    Example: robot-policies train imitation --dataset data/pick-place --family energy \\
+        --output runs/energy --seed 0
+
+    The data set is one of `robot-policies collect`, or any in LeRobotDataset's v3 layout. Killed,
+    it goes on with --resume. The folder holds the configuration, metrics.jsonl, TensorBoard's
+    events, checkpoints, and at the end the bundle. sim/tasks/imitation.md explains the families.
+    """
+
+    output: Path
+    """The run's folder; a new one, but for --resume."""
+    dataset: Path
+    """The folder of the demonstrations."""
+    family: Literal["energy", "diffusion", "flow", "cloning"]
+    """How a chunk is made: by descent of an energy, by denoising, along a flow, or at once."""
+    seed: int
+    """Of weights, noise and of which episodes are held out."""
+    resume: bool = False
+    """Go on with the run in this folder, which must have the same configuration."""
+    config: Path | None = None
+    """YAML with all of the configuration, such as another run's config.yaml (but what is given
+    here counts); the usual one where omitted."""
+    interface: Path | None = None
+    """YAML that says what the numbers of a data set from elsewhere mean, as
+    config/interface_example.yaml explains."""
+    objective: Literal["matching", "ebt"] | None = None
+    """Of the energy: matching (where omitted) keeps several modes, ebt is the published one."""
+    backbone: Literal["transformer", "unet"] | None = None
+    """Of diffusion and flow: transformer where omitted."""
+    steps: int | None = None
+    """Of the optimiser."""
+    execution_steps: int | None = None
+    """How many steps of a chunk are executed before the next one is made."""
+    evaluate_every: int | None = None
+    """Steps between short evaluations in the task that the data set was collected in."""
+    threads: int = 1
+    """Of torch."""
+    json: Json = False
+
+    def run(self) -> Outcome:
+        """Train; the bundle is written last."""
+        from sim.imitation import configure, train_bundle
+
+        given = (self.config, self.interface)
+        require_files("a YAML file", [path for path in given if path is not None])
+        names = ("interface", "objective", "backbone", "steps", "execution_steps")
+        chosen = {name: getattr(self, name) for name in (*names, "evaluate_every")}
+        config = configure(self.dataset, self.family, self.seed, self.config, **chosen)
+        return written(
+            train_bundle(
+                config, self.output, resume=self.resume, threads=self.threads,
+                command=_command_line(),
+            )
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Train:
     """Train a policy in simulation: everything from nothing to a bundle, in one run folder.
 
@@ -213,6 +272,7 @@ class Train:
         | Annotated[TrainReach, tyro.conf.subcommand("arm-reach/ppo")]
         | Annotated[TrainPush, tyro.conf.subcommand("arm-push/ppo")]
         | Annotated[TrainHover, tyro.conf.subcommand("quadrotor/ppo")]
+        | Annotated[TrainImitation, tyro.conf.subcommand("imitation")]
     )
 
     @property

@@ -49,7 +49,8 @@ class Writer:
             columns: of every row.
             fps: rows per second.
             robot: what moved, in a word.
-            source: what makes the data (JSON values), kept in meta/robot_policies.json.
+            source: what makes the data (JSON values), kept in meta/robot_policies.json; "made_by"
+                in it (who began it, with which versions) may differ where the rest is the same.
             resume: whether to go on after the episodes that are complete.
 
         Raises:
@@ -145,7 +146,7 @@ class Writer:
     def _open_complete(self) -> None:
         if not (self.path / layout.OWN).is_file():
             raise FileExistsError(f"{self.path} is no data set of a Writer; give another path")
-        _require_same(layout.read_json(self.path, layout.OWN), self._header)
+        self._header = _same(layout.read_json(self.path, layout.OWN), self._header)
         self.episodes, self.done = layout.read_info(self.path).total_episodes, True
         shutil.rmtree(self.path / _COLLECTED, ignore_errors=True)  # of a close that was killed
 
@@ -153,7 +154,7 @@ class Writer:
         self._folder.mkdir(parents=True, exist_ok=True)
         is_new = not (self._folder / _HEADER).exists()
         if not is_new:
-            _require_same(layout.read_json(self._folder, _HEADER), self._header)
+            self._header = _same(layout.read_json(self._folder, _HEADER), self._header)
         self._lock = (self._folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -200,10 +201,17 @@ def _header(
     return {"columns": described, "fps": float(fps), "robot": robot, "source": document}
 
 
-def _require_same(recorded: dict[str, Any], given: dict[str, Any]) -> None:
+def _same(recorded: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The header as it was first recorded, by whoever began the collection."""
     mend = "resume with what the collection was begun with, or give another path"
-    if different := list(differences(recorded, given)):
+    if different := list(differences(_decisive(recorded), _decisive(given))):
         raise InputError(Violation(f"collection {key}", a, b, mend) for key, a, b in different)
+    return recorded
+
+
+def _decisive(header: dict[str, Any]) -> dict[str, Any]:
+    source = {key: value for key, value in header["source"].items() if key != "made_by"}
+    return {**header, "source": source}
 
 
 def _check(
