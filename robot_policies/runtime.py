@@ -307,6 +307,14 @@ def _no_sampler(name: str) -> Violation:
     return Violation("sampler", "none: one graph gives the action at once", name, mend)
 
 
+def split_sampler(name: str) -> tuple[str, str | None]:
+    """NAME@SAMPLER, as commands take it, as (NAME, SAMPLER); a directory of that name is one."""
+    if Path(name).is_dir() or "@" not in name:
+        return name, None
+    bundle, _, sampler = name.rpartition("@")
+    return bundle, sampler
+
+
 def load_policy(
     name: str | Path, trusted_keys: Sequence[str | Path] = (), sampler: str | None = None
 ) -> OnnxPolicy:

@@ -1,8 +1,11 @@
 """What lies between a policy and its robot: noise, bias and latency one way, delay the other.
 
+Then, on purpose, commands that are none of the policy's.
+
     observation = ObservationChannel({"joint_position": 7}, count=1024, seed=0, longest=2)
     action = ActionChannel(actuators, count=1024, longest=2)
-    randomization = Randomization(spec, 0, 1024, models=[engine, observation, action])
+    random = RandomActions(actuators, lower, upper, count=1024, seed=0)
+    randomization = Randomization(spec, 0, 1024, models=[engine, observation, action, random])
 
 Tasks apply these, so that they act alike in every engine; `randomization` sets them, like an
 engine, by the protocol `Parameters`. `longest` is spec.longest("observation_latency"), and of
@@ -21,6 +24,7 @@ from scipy import special
 
 from sim.draws import FloatArray, Streams
 from sim.randomization import IdArray
+from sim.randomization_terms import RANDOM_ACTION
 
 
 class DelayLine:
@@ -100,6 +104,59 @@ class ActionChannel:
     def set(self, parameter: str, names: Sequence[str], ids: IdArray, values: FloatArray) -> None:
         """See Parameters."""
         self._line.set_delay(ids, [self._actuators.index(name) for name in names], values)
+
+
+class RandomActions:
+    """Lets random commands act in the place of what arrives at K actuators in N environments.
+
+    They are drawn anew in each step, uniformly between two limits, which a task has from raw
+    actions of -1 and 1: the ranges of an arm's servos themselves would be blows.
+    """
+
+    capabilities = frozenset({RANDOM_ACTION})
+
+    def __init__(
+        self, actuators: Sequence[str], lower: FloatArray, upper: FloatArray, count: int, seed: int
+    ) -> None:
+        """Limits [K] in the commands' units; nothing random until something is set."""
+        self._actuators = tuple(actuators)
+        self._lower, self._upper = lower, upper
+        self._streams = Streams(seed, {_RANDOM: len(self._actuators)})
+        self._left = np.zeros((count, len(self._actuators)), np.int64)
+        self._episode, self._step = np.zeros((2, count), np.int64)
+        self.acted = np.zeros(count, bool)
+        """[N] whether a random command acted in the last step."""
+
+    def reset(self, ids: IdArray, episodes: ArrayLike) -> None:
+        """Begin the episodes [M] of environments `ids` [M]; `acted` stays, as of the step past."""
+        self._episode[ids], self._step[ids], self._left[ids] = episodes, 0, 0
+
+    def step(self, ids: IdArray, command: FloatArray) -> FloatArray:
+        """The commands [M, K] that arrive in environments `ids` [M] -> those that act now."""
+        replaced = self._left[ids] > 0
+        self.acted[ids] = replaced.any(axis=1)
+        step = self._step[ids]
+        self._step[ids] += 1
+        if not replaced.any():
+            return command
+        self._left[ids] -= replaced
+        u = self._streams.uniform(ids, self._episode[ids], step)[_RANDOM]
+        return np.where(replaced, self._lower + (self._upper - self._lower) * u, command)
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """See Parameters."""
+        return self._actuators if kind == "actuators" else ()
+
+    def nominal(self, parameter: str, names: Sequence[str]) -> FloatArray:
+        """See Parameters: for no step, [K]."""
+        return np.zeros(len(names))
+
+    def set(self, parameter: str, names: Sequence[str], ids: IdArray, values: FloatArray) -> None:
+        """See Parameters: for how many steps from now on."""
+        self._left[ids[:, None], [self._actuators.index(name) for name in names]] = values
+
+
+_RANDOM = "action/random"  # no term's: their names have no /
 
 
 class ObservationChannel:

@@ -25,9 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from robot_policies.strict import InputError, Violation
 from sim.draws import FloatArray, Streams, extremes, quantile
 from sim.randomization_terms import (
+    EVENTS,
     OPERATIONS,
     PARAMETERS,
-    PUSH,
     Spec,
     Term,
     closest,
@@ -57,7 +57,7 @@ class Parameters(Protocol):
         """Give environments `ids` [M] the values [M, K, ...] of K names.
 
         They act from the next step on, with all that the engine derives from them; pushes during
-        the next control step only. Do not write to `values`.
+        the next control step only, displacements at its begin. Do not write to `values`.
         """
         ...
 
@@ -76,11 +76,11 @@ class Randomization:
             raise ValueError(f"Randomization: expected {expected}; found {count} and {seed}")
         self._count = count
         self._bound = _bind_all(spec, models)
-        self._lasting = [n for n, b in self._bound.items() if b.term.parameter != PUSH]
+        self._lasting = [n for n, b in self._bound.items() if b.term.parameter not in EVENTS]
         self._clocks = {
             name: _Clock(bound, seed, count)
             for name, bound in self._bound.items()
-            if bound.term.interval_s is not None
+            if bound.term.times_s is not None
         }
         widths = {name: self._bound[name].width for name in self._lasting}
         self._streams = Streams(seed, widths | {c.stream: 1 for c in self._clocks.values()})
@@ -88,10 +88,22 @@ class Randomization:
     def draw(self, ids: IdArray, episodes: ArrayLike) -> dict[str, FloatArray]:
         """What a reset gives environments `ids` [M] in episodes [M]: term -> [M, K, ...].
 
-        Factors, additions or values, by the term's operation; of all terms but pushes. The last
+        Factors, additions or values, by the term's operation; of all terms but events. The last
         axes are the parameter's components, of length 1 for `scale`. Changes nothing.
         """
         return self._draws(self._streams.uniform(self._checked(ids), episodes, 0))
+
+    @property
+    def events(self) -> dict[str, FloatArray]:
+        """What `advance` draws for a term that is an event, before any: term -> zeros [1, K, ...].
+
+        Of all those terms.
+        """
+        return {
+            name: np.zeros((1, *bound.nominal[bound.term.parameter].shape))
+            for name, bound in self._bound.items()
+            if name not in self._lasting
+        }
 
     def values(self, draws: Mapping[str, FloatArray]) -> dict[str, dict[str, FloatArray]]:
         """What models are told for the draws: term -> parameter -> [M, K, ...], SI units."""
@@ -197,7 +209,7 @@ class _Clock:
 
     def __init__(self, bound: _Bound, seed: int, count: int) -> None:
         self.stream = f"{bound.term.name}/interval"
-        self._bound = bound
+        self._bound, self._again = bound, bound.term.at_s is None
         self._streams = Streams(seed, {bound.term.name: bound.width, self.stream: 1})
         self._next_s = np.full(count, np.inf)
         self._episode, self._moment = np.zeros((2, count), np.int64)
@@ -221,13 +233,13 @@ class _Clock:
             at = ids[late]
             self._moment[at] += 1
             u = self._streams.uniform(at, self._episode[at], self._moment[at])
-            self._next_s[at] += self._gap(u[self.stream])
+            self._next_s[at] += self._gap(u[self.stream]) if self._again else np.inf
             latest[late] = u[self._bound.term.name]
             late &= self.due(ids, time_s)
         return ids, self._bound.draws(latest)
 
     def _gap(self, u: FloatArray) -> FloatArray:
-        return quantile({"uniform": self._bound.term.interval_s or ()}, u[:, 0])
+        return quantile({"uniform": self._bound.term.times_s or ()}, u[:, 0])
 
 
 # Terms meet models.

@@ -7,12 +7,13 @@ Each term has all keys, always the same ones, so that a missing or mistyped key 
 takes several forms, the distribution, is a mapping whose key names the form and whose value holds
 its numbers: short to read, and nothing but that form's numbers fits. There is no key that means
 nothing for most terms: inertia that goes with a mass is a parameter, mass_and_inertia, not a flag.
+Only at_s, which few need, may be left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from robot_policies.strict import InputError, Violation, require
+from robot_policies.strict import OMITTED, InputError, Violation, require
 from robot_policies.strict_yaml import decode_yaml
 from sim.draws import Distribution, FloatArray, extremes, fault
 
@@ -34,8 +35,9 @@ OPERATIONS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
 }
 """(nominal [K, ...], drawn [M, K, ...]) -> value [M, K, ...]."""
 
-PUSH = "push"
-"""The parameter that is an event: it acts once, and lasts no longer."""
+PUSH, DISPLACEMENT, RANDOM_ACTION = "push", "displacement", "random_action"
+EVENTS = frozenset({PUSH, DISPLACEMENT, RANDOM_ACTION})
+"""The parameters that are events: they happen at a time, and are not drawn at resets."""
 
 # What may be randomised.
 
@@ -46,7 +48,7 @@ _WHOLE = "whole, zero or more"
 class Parameter:
     """A quantity that terms may name."""
 
-    of: Literal["bodies", "joints", "geoms", "actuators", "signals"]
+    of: Literal["bodies", "free_bodies", "joints", "geoms", "actuators", "signals"]
     """What the term's names are names of."""
     unit: str
     domain: Literal["any value", "zero or more", "above zero", "whole, zero or more"]
@@ -79,6 +81,8 @@ PARAMETERS = {
     "centre_of_mass": Parameter("bodies", "m", "any value"),  # [3], frame of the body
     # [3] world ENU: an impulse at the centre of mass, spread over the next control step.
     PUSH: Parameter("bodies", "N s", "any value", ("set",)),
+    # [2] x and y, world: an object is elsewhere at once, whatever holds it.
+    DISPLACEMENT: Parameter("free_bodies", "m", "any value", ("set",)),
     "friction": Parameter("geoms", "1", "zero or more"),  # sliding
     "damping": Parameter("joints", "N m s/rad or N s/m", "zero or more"),
     "armature": Parameter("joints", "kg m^2 or kg", "zero or more"),
@@ -86,6 +90,8 @@ PARAMETERS = {
     "kp": Parameter("actuators", "N m/rad or N/m", "zero or more"),
     "kd": Parameter("actuators", "N m s/rad or N s/m", "zero or more"),
     "actuator_delay": Parameter("actuators", "control steps", _WHOLE, ("add", "set")),
+    # For so many steps random commands act, not the policy's (sim.channels.RandomActions).
+    RANDOM_ACTION: Parameter("actuators", "control steps", _WHOLE, ("set",)),
     # The standard deviation of white noise; the noise itself is drawn anew at every step.
     "observation_noise": Parameter("signals", "the signal's", "zero or more"),
     "observation_bias": Parameter("signals", "the signal's", "any value"),  # [W]
@@ -96,7 +102,7 @@ _RIGID_BODY = frozenset({"mass", "inertia", "centre_of_mass", PUSH, "friction"})
 _JOINT = frozenset({"damping", "armature", "stiffness", "kp", "kd"})
 
 ENGINES: dict[str, frozenset[str]] = {
-    "mujoco": _RIGID_BODY | _JOINT,
+    "mujoco": _RIGID_BODY | _JOINT | {DISPLACEMENT},
     "genesis": _RIGID_BODY | _JOINT,
 }
 """The parameters of each engine of sim/engines; known without loading it."""
@@ -136,7 +142,9 @@ class Term:
     """All names get the same draw."""
     interval_s: tuple[float, float] | None
     """None: drawn at each reset. [low, high]: drawn again whenever so much time, itself drawn
-    uniformly, has passed. A push happens then only, other parameters are drawn at resets too."""
+    uniformly, has passed. EVENTS happen then only, other parameters are drawn at resets too."""
+    at_s: tuple[float, float] | None = field(default=None, metadata=OMITTED)
+    """In the place of interval_s: once an episode, at a time that is drawn uniformly."""
 
     def __post_init__(self) -> None:
         """Refuse what does not exist or could not be drawn."""
@@ -155,16 +163,20 @@ class Term:
         yield known, "parameter", closest("parameters", self.parameter, PARAMETERS), self.parameter
         wrong = fault(self.distribution)
         yield wrong is None, "distribution", wrong or "", self.distribution
-        low, high = self.interval_s or (1.0, 1.0)
-        expected = f"null, or [low, high] with low from {SHORTEST_INTERVAL_S} to high"
-        yield SHORTEST_INTERVAL_S <= low <= high, "interval_s", expected, self.interval_s
+        for key, times in (("interval_s", self.interval_s), ("at_s", self.at_s)):
+            low, high = times or (1.0, 1.0)
+            expected = f"null, or [low, high] with low from {SHORTEST_INTERVAL_S} to high"
+            yield SHORTEST_INTERVAL_S <= low <= high, key, expected, times
+        one = self.interval_s is None or self.at_s is None
+        yield one, "at_s", "null, or no interval_s: once, or again and again", self.at_s
 
     def _checks_of_parameter(self, parameter: Parameter) -> Iterator[_Check]:
         known = self.operation in parameter.operations
         expected = f"{' or '.join(parameter.operations)} for {self.parameter}"
         yield known, "operation", expected, self.operation
-        held = self.parameter != PUSH or self.interval_s is not None
-        yield held, "interval_s", "[low, high], since a push is an event", "null"
+        held = self.parameter not in EVENTS or self.times_s is not None
+        expected = f"[low, high] here or in at_s, since {self.parameter} is an event"
+        yield held, "interval_s", expected, "null"
 
     def _checks_of_values(self, parameter: Parameter) -> Iterator[_Check]:
         values = extremes(self.distribution)
@@ -181,6 +193,11 @@ class Term:
             fits = min(values) > 0 if above else min(values) >= 0
             expected = f"factors {'above zero' if above else 'of zero or more'}"
             yield fits, "distribution", expected, found
+
+    @property
+    def times_s(self) -> tuple[float, float] | None:
+        """Between which the first draw within an episode falls; None: there is none."""
+        return self.interval_s or self.at_s
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
 from robot_policies.cli.bundles import Doctor, Export, Import, Sign, Verify
+from robot_policies.cli.collect import Collect
 from robot_policies.cli.command import (
     BAD_INPUT,
     INTERNAL,
@@ -44,6 +45,7 @@ Subcommand = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Sign, tyro.conf.subcommand("sign")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

@@ -51,11 +51,12 @@ class TaskEpisodes:
     """With --engine: episodes of a task, whose parameters may be randomised."""
 
     engine: Literal["mujoco", "genesis", "torch"] | None = None
-    """mujoco or genesis for the arms, torch for the quadrotor."""
+    """mujoco or genesis for the arms, mujoco for meta-world/*, torch for the quadrotor."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where the engine runs: gpu with genesis only."""
     randomization: Path | None = None
-    """YAML with what is randomised, as config/randomization_example.yaml explains."""
+    """YAML with what is randomised, as config/randomization_example.yaml explains; for
+    meta-world/* there are config/perturbations_*.yaml."""
     robot: Path | None = None
     """YAML with a robot of your own, as config/arm_example.yaml explains."""
     environments: int = 250
@@ -82,13 +83,20 @@ class Evaluate:
 
     Example: robot-policies evaluate bundles/reach --task arm-reach --engine mujoco
 
+    Example: robot-policies evaluate runs/energy/bundle runs/diffusion/bundle@ddpm-100 \\
+        --task meta-world/pick-place --engine mujoco --episodes 100
+
     `robot-policies evaluate --cases` lists the cases of the first kind. Every figure comes with
     its 95 % interval, and with its paired difference from the first bundle's.
     """
 
     bundles: Positional[tuple[str, ...]] = ()
-    """Paths or zoo:NAME; give them before the options."""
-    task: Literal["quadrotor", "arm-reach", "arm-push"] = "quadrotor"
+    """Paths or zoo:NAME; in a task also BUNDLE@SAMPLER. Give them before the options."""
+    task: Literal[
+        "quadrotor", "arm-reach", "arm-push", "meta-world/pick-place", "meta-world/push",
+        "meta-world/assembly", "meta-world/peg-insert-side", "meta-world/disassemble",
+        "meta-world/stick-pull", "meta-world/bin-picking", "meta-world/basketball",
+    ] = "quadrotor"  # fmt: skip
     episodes: int | None = None
     """Flights of each quadrotor (8 where omitted), or episodes of a task (1000)."""
     output: Path | None = None
@@ -103,8 +111,11 @@ class Evaluate:
         """Simulate; exit 3 where a bundle is refused or does not fit the task."""
         if not self.flights.cases:
             return _list_cases()
+        from robot_policies.runtime import split_sampler
+
+        in_task = self.in_task.engine is not None
         for bundle in self.bundles:
-            require_bundle(bundle)
+            require_bundle(split_sampler(bundle)[0] if in_task else bundle)
         if self.output is not None and self.output.exists():
             raise UsageError(f"{self.output}: expected no such folder yet; give a new name")
         if self.in_task.engine is not None:

@@ -210,7 +210,8 @@ class TrainImitation:
 
     The data set is one of `robot-policies collect`, or any in LeRobotDataset's v3 layout. Killed,
     it goes on with --resume. The folder holds the configuration, metrics.jsonl, TensorBoard's
-    events, checkpoints, and at the end the bundle. sim/tasks/imitation.md explains the families.
+    events, checkpoints, and at the end the bundle. robot_policies/models/README.md explains the
+    families.
     """
 
     output: Path

@@ -6,9 +6,9 @@ with f the trunk and J its Jacobian with respect to x, by the trunk's vector-Jac
 
 Two objectives train the same network:
 
-matching  the gradient at x = (1 - s) y + s z is to point from the demonstrated y to x, for every
-          noise z and level s: energy (equilibrium) matching, arXiv 2510.02300. Keeps several
-          modes, and needs no unrolling.
+matching  the gradient at x = (1 - s) y + s z is to point from the demonstrated y to x, for noise
+          z and the levels s that samplers meet: energy (equilibrium) matching, arXiv 2510.02300.
+          Keeps several modes, and needs no unrolling.
 ebt       noise is refined for a few steps, and the last is to end at y: the objective of
           EBT-Policy's published code (arXiv 2510.27545), with truncated unrolling, Langevin noise
           and random step sizes, but without its momentum and its factor exp(E). The noise tells
@@ -33,6 +33,9 @@ EBT_STEP_SPREAD = 1.5
 """Step sizes are drawn between 1 / this and this."""
 EBT_LANGEVIN = (0.2, 0.002)
 """Standard deviation of the noise before the first and the last step of the refinement."""
+PURE_NOISE, HIGHEST_LEVEL = 0.3, 0.6
+"""Matching learns at pure noise in this share of the samples, else at levels up to the other: the
+first step of every sampler begins at 1 and ends below, so that none is ever between the two."""
 MOST_STEPS = 20
 STOP_BELOW = 0.02
 """Root mean square of the gradient: less moves no action by a hundredth of its range."""
@@ -76,7 +79,8 @@ class EnergyPolicy(ChunkPolicy):
         target = self.normalised(actions)
         if self.objective == "ebt":
             return self._unrolled_loss(context, target)
-        level = torch.rand(len(target), 1, 1)
+        level = HIGHEST_LEVEL * torch.rand(len(target), 1, 1)
+        level[torch.rand(len(target)) < PURE_NOISE] = 1.0
         sample = target + level * (torch.randn_like(target) - target)
         _, gradient = self.energy(context, sample)
         return (sample - gradient - target).square().mean()

@@ -13,7 +13,7 @@ from robot_policies.rotation import to_matrix
 from sim.draws import FloatArray
 from sim.engines.model import Indices, Model
 from sim.randomization import IdArray
-from sim.randomization_terms import ENGINES, PARAMETERS, PUSH, engines_with
+from sim.randomization_terms import DISPLACEMENT, ENGINES, PARAMETERS, PUSH, engines_with
 
 FIELDS = {
     "joint_position": "joints",
@@ -45,6 +45,7 @@ class Engine(ABC):
         self.control_period_s = timestep * substeps
         self._impulse = np.zeros((count, self.model.mj.nbody, 3))  # N s, of the next step
         self._pushed = np.zeros((count, self.model.mj.nbody), bool)  # who has one
+        self._offset = np.zeros((count, self.model.mj.nbody, 2))  # m, at the next step's begin
         self._changed = np.zeros(count, bool)  # what is derived from parameters, is old
 
     # State.
@@ -74,7 +75,7 @@ class Engine(ABC):
         if free_quaternion_xyzw is not None:
             xyzw = _checked(free_quaternion_xyzw, (m, len(free), 4))
             qpos[:, free + np.array([4, 5, 6, 3])] = xyzw
-        self._pushed[ids] = False
+        self._pushed[ids], self._offset[ids] = False, 0
         if m:
             self._reset(ids, qpos, qvel)
 
@@ -90,6 +91,10 @@ class Engine(ABC):
         if self._changed.any():
             self._derive(np.flatnonzero(self._changed))
             self._changed[:] = False
+        if self._offset.any():
+            moved, bodies = np.nonzero(self._offset.any(axis=2))
+            self._displace(moved, bodies, self._offset[moved, bodies])
+            self._offset[:] = 0
         pushed, bodies = np.nonzero(self._pushed)
         self._step(command, pushed, bodies, self._impulse[pushed, bodies] / self.control_period_s)
         self._pushed[:] = False
@@ -142,6 +147,8 @@ class Engine(ABC):
         if parameter == PUSH:
             self._impulse[ids[:, None], at] = values
             self._pushed[ids[:, None], at] = True
+        elif parameter == DISPLACEMENT:
+            self._offset[ids[:, None], at] = values
         elif values.size:
             self._set(parameter, at, ids, values)
             if parameter in DERIVED_FROM:
@@ -183,6 +190,10 @@ class Engine(ABC):
 
         It acts at the centre of mass.
         """
+
+    def _displace(self, ids: IdArray, bodies: Indices, offset: FloatArray) -> None:
+        """Move each environment's [L] free body [L] by [L, 2] m, where ENGINES says it can."""
+        raise NotImplementedError
 
     @abstractmethod
     def _joints(self, field: str, ids: Indices) -> FloatArray: ...

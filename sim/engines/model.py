@@ -30,6 +30,7 @@ _NOMINAL: dict[str, Callable[[mujoco.MjModel, Indices], FloatArray]] = {
     "inertia": lambda m, body: m.body_inertia[body],
     "centre_of_mass": lambda m, body: m.body_ipos[body],
     "push": lambda m, body: np.zeros((len(body), 3)),
+    "displacement": lambda m, body: np.zeros((len(body), 2)),
     "friction": lambda m, geom: m.geom_friction[geom, 0],
     "damping": lambda m, joint: m.dof_damping[m.jnt_dofadr[joint]],
     "armature": lambda m, joint: m.dof_armature[m.jnt_dofadr[joint]],

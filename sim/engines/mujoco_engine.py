@@ -37,7 +37,7 @@ class MujocoEngine(Engine):
             raise ValueError(f"threads: expected 1 or more; found {threads}")
         # Or MuJoCo would itself put a diverged environment at its start, unnoticed.
         self.model.mj.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
-        _keep_quiet()
+        keep_quiet()
         self._batch = Batch(self.model.mj, count, threads)
         self._poses = {name: self._batch.bind(name) for name in ("xpos", "xquat", "site_xpos")}
         self._fields: dict[str, FloatArray] = {}
@@ -72,6 +72,11 @@ class MujocoEngine(Engine):
         except SimulationError as error:
             self._failed[error.ids] = True
         self._batch.xfrc_applied[pushed, bodies, :3] = 0
+
+    def _displace(self, ids: IdArray, bodies: Indices, offset: FloatArray) -> None:
+        mj = self.model.mj
+        columns = mj.jnt_qposadr[mj.body_jntadr[bodies]][:, None] + np.arange(2)
+        self._batch.qpos[ids[:, None], columns] += offset
 
     def _joints(self, field: str, ids: Indices) -> FloatArray:
         mj = self.model.mj
@@ -129,7 +134,7 @@ _FIELDS = {
 }
 
 
-def _keep_quiet() -> None:
+def keep_quiet() -> None:
     """Warnings of divergence are counted by `diverged`, not written into the working folder."""
     log = mujoco.MjLogConfig.get()
     log.logto_console = log.logto_file = False

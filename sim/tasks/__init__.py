@@ -24,6 +24,14 @@ TASKS = {
     "arm-reach": ("mujoco", "genesis"),
     "arm-push": ("mujoco", "genesis"),
     "quadrotor": ("torch",),
+    "meta-world/pick-place": ("mujoco",),
+    "meta-world/push": ("mujoco",),
+    "meta-world/assembly": ("mujoco",),
+    "meta-world/peg-insert-side": ("mujoco",),
+    "meta-world/disassemble": ("mujoco",),
+    "meta-world/stick-pull": ("mujoco",),
+    "meta-world/bin-picking": ("mujoco",),
+    "meta-world/basketball": ("mujoco",),
 }
 """The tasks, and the engines that simulate them."""
 
@@ -37,7 +45,8 @@ def make(
     threads        of the engine; of "torch", which is one for all, of the whole process
     randomization  None: everything as in the model
     robot          a YAML file: as config/arm_example.yaml, or config/airframe_example.yaml for
-                   the quadrotor; None: this project's arm, and sampled quadrotors
+                   the quadrotor; None: this project's arm, and sampled quadrotors; Meta-World
+                   has its own
     device         gpu with genesis only
 
     Raises ValueError for what cannot be, InputError for a robot, model or randomisation that
@@ -54,6 +63,8 @@ def make(
     spec = Spec(()) if randomization is None else randomization
     if task == "quadrotor":
         scene = _quadrotor(robot, count, threads, device, spec)
+    elif task.startswith("meta-world/"):
+        scene = _meta_world(task, robot, count, threads, device)
     else:
         scene = _arm(task, robot, engine, count, threads, device)
     return Task(scene, spec, seed)
@@ -84,3 +95,16 @@ def _quadrotor(
 
     torch.set_num_threads(threads)
     return Quadrotor(robot, count, spec)
+
+
+def _meta_world(
+    task: str, robot: Path | None, count: int, threads: int, device: str
+) -> Scene:  # fmt: skip
+    if robot is not None:
+        expected = "none, since Meta-World brings its own"
+        raise ValueError(f"robot: expected {expected}; found {robot}")
+    if device != "cpu":
+        raise ValueError(f"device: expected cpu, where MuJoCo runs; found {device}")
+    from sim.tasks.meta_world import PREFIX, MetaWorld
+
+    return MetaWorld(task.removeprefix(PREFIX), count=count, threads=threads)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robot_policies import OnnxPolicy, bundle, load_policy
+from robot_policies.runtime import split_sampler
 from robot_policies.strict import require
 from sim import tasks
 from sim.estimate import Estimate
@@ -48,8 +49,8 @@ COLUMNS = {
     "median final distance": ("median, mm", 1e3, ".1f"),
 }
 """Figure -> heading, scale and format of its column."""
-RENDERED = ("arm-reach", "arm-push")
-"""The tasks of which there are videos."""
+RENDERED = tuple(name for name in tasks.TASKS if name.startswith(("arm-", "meta-world/")))
+"""The tasks of which there are videos: those that MuJoCo can show."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Options:
     """What is evaluated. Raises InputError, with every violation, for what cannot be."""
 
     bundles: tuple[str, ...]
-    """Paths or zoo:NAME; the others are compared with the first."""
+    """Paths or zoo:NAME, each maybe with @SAMPLER; the others are compared with the first."""
     task: str
     """One of sim.tasks.TASKS."""
     engine: str
@@ -83,7 +84,7 @@ class Options:
     pictures: tuple[int, ...] = ()
     """Episodes to plot, for every bundle."""
     videos: tuple[int, ...] = ()
-    """Episodes to film, for every bundle; of an arm only."""
+    """Episodes to film, for every bundle; not of the quadrotor."""
     output: Path | None = None
     """A new folder for result.json, episodes.parquet, index.html, pictures and videos."""
     threads: int = 1
@@ -106,7 +107,7 @@ class Options:
             (not shown or self.output is not None, "output", "a folder for pictures and videos",
              self.output),
             (not self.videos or self.task in RENDERED, "videos",
-             f"none but of {' and '.join(RENDERED)}; ask for pictures", self.task),
+             f"none but of {', '.join(RENDERED)}; ask for pictures", self.task),
             (self.output is None or not self.output.exists(), "output",
              "a folder that does not exist yet", self.output),
         )  # fmt: skip
@@ -306,8 +307,10 @@ def run(options: Options) -> Evaluation:
 
     if options.videos:
         replay.require_rendering()
-    policies = {name: load_policy(name) for name in options.bundles}
-    evaluation = evaluate(policies, options, {name: digest(name) for name in options.bundles})
+    named = {name: split_sampler(name) for name in options.bundles}
+    policies = {name: load_policy(path, sampler=way) for name, (path, way) in named.items()}
+    hashes = {name: digest(path) for name, (path, _) in named.items()}
+    evaluation = evaluate(policies, options, hashes)
     if options.output is not None:
         evaluation_page.write(evaluation, options.output)
     return evaluation
@@ -383,7 +386,9 @@ def _first_episodes(task: Task, driver: Driver, advance: Callable[[], None]) -> 
     running = np.full(task.num_envs, True)
     while running.any():
         _, _, terminated, truncated, _ = task.step(driver.act())
-        running &= ~(terminated | truncated)
+        ended = terminated | truncated
+        task.scene.rest(np.flatnonzero(ended))
+        running &= ~ended
         advance()
     blocks, task.episodes = task.episodes, None
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

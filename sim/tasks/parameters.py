@@ -8,23 +8,21 @@ import numpy as np
 
 from sim.draws import Distribution, FloatArray, extremes
 from sim.randomization import IdArray, Randomization
-from sim.randomization_terms import PUSH, Spec
+from sim.randomization_terms import Spec
 
 
 class EpisodeParameters:
-    """P columns headed as Randomization.records has them, and in a record pushes, too."""
+    """P columns headed as Randomization.records has them, and in a record events, too."""
 
     def __init__(self, randomization: Randomization, spec: Spec, count: int) -> None:
         """Zeros, until `begin`."""
         self._distribution = {term.name: term.distribution for term in spec.terms}
         self._columns: dict[str, slice] = {}
         lasting = randomization.draw(np.arange(1), 0)
-        pushes = {
-            t.name: np.zeros((1, len(t.names), 3)) for t in spec.terms if t.parameter == PUSH
-        }
+        events = randomization.events
         self.recorded_names: tuple[str, ...] = ()
         """Of the columns of `recorded`."""
-        for term, draws in (lasting | pushes).items():
+        for term, draws in (lasting | events).items():
             found, first = randomization.records({term: draws}), len(self.recorded_names)
             self._columns[term] = slice(first, first + len(found))
             self.recorded_names += tuple(found)
@@ -32,10 +30,11 @@ class EpisodeParameters:
         self.names = self.recorded_names[:many]
         """P names, of the columns of `scaled`."""
         self.recorded = np.zeros((count, len(self.recorded_names)))
-        """[N, P and more] as they are now; of pushes (N s) the sum since the episode's begin."""
+        """[N, P and more] as they are now; of events, such as pushes (N s), the sum since the
+        episode's begin."""
         self.scaled = np.zeros((count, many))
         """[N, P] as they are now, from -1 to 1 over the range of their distributions."""
-        self._pushes = tuple(pushes)
+        self._events = tuple(events)
 
     def begin(self, ids: IdArray, draws: Mapping[str, FloatArray]) -> None:
         """Take what Randomization.reset drew for `ids` [M]."""
@@ -51,7 +50,7 @@ class EpisodeParameters:
     def _take(self, term: str, ids: IdArray, values: FloatArray) -> None:
         columns = self._columns[term]
         flat = values.reshape(len(ids), -1)  # in the order of Randomization.records
-        if term in self._pushes:
+        if term in self._events:
             self.recorded[ids, columns] += flat
             return
         self.recorded[ids, columns] = flat

@@ -1,4 +1,4 @@
-"""Any episode of an evaluation again, exactly: as a plot, and of an arm as a video.
+"""Any episode of an evaluation again, exactly: as a plot, and of arms as a video.
 
 replayed = replay(evaluation, "runs/a/bundle", episode=17)
 replayed.picture(Path("episode17.png"))
@@ -24,9 +24,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sim.draws import FloatArray
+from sim.engines import Engine
 from sim.tasks.arm import ArmScene
 from sim.tasks.driver import Driver
 from sim.tasks.evaluation import Evaluation, begin
+from sim.tasks.meta_world import TABLE_M, MetaWorld
+from sim.tasks.scene import Scene
 from sim.tasks.task import Float32Array, Observations, Task
 
 MEASURED = {"joint_position": "joint_position", "motors": "rotor_speed"}
@@ -38,6 +41,7 @@ PANEL = (3.6, 2.3)
 HEIGHT, WIDTH = 240, 320
 """Pixels of a video."""
 _FRAMES_PER_S = 25
+NEAR_M = 1.4
 BALL_M, BALL_RGBA = 0.02, (0.85, 0.2, 0.1, 0.8)
 
 
@@ -60,6 +64,8 @@ class Replay:
     """Signal -> [T + 1, W], without noise; the last row in float32, limited as for a policy."""
     model: mujoco.MjModel | None
     """Of an arm."""
+    looked_at: tuple[float, float, float] | None
+    """m, world: the point that a video looks at from near; None: it shows the whole robot."""
     poses: FloatArray
     """[T, nq] of an arm, MuJoCo's qpos before each step."""
 
@@ -98,10 +104,7 @@ class Replay:
 
     def _frames(self, model: mujoco.MjModel, stride: int) -> Iterator[np.ndarray]:
         """Pictures [HEIGHT, WIDTH, 3]."""
-        data, camera = mujoco.MjData(model), mujoco.MjvCamera()
-        mujoco.mjv_defaultFreeCamera(model, camera)
-        camera.azimuth, camera.elevation, camera.distance = 140, -25, 1.3 * model.stat.extent
-        camera.lookat[2] /= 2  # targets are nearer to the floor than an arm's middle
+        data, camera = mujoco.MjData(model), self._camera(model)
         targets = [self.signals[name] for name in TARGETS if name in self.signals]
         with _renderer(model) as renderer:
             for index in range(0, len(self.poses), stride):
@@ -111,6 +114,15 @@ class Replay:
                 for target in targets:
                     _add_ball(renderer.scene, target[index])
                 yield renderer.render()
+
+    def _camera(self, model: mujoco.MjModel) -> mujoco.MjvCamera:
+        camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(model, camera)
+        camera.azimuth, camera.elevation, camera.distance = 140, -25, 1.3 * model.stat.extent
+        camera.lookat[2] /= 2  # targets are nearer to the floor than an arm's middle
+        if self.looked_at is not None:
+            camera.lookat[:], camera.distance = self.looked_at, NEAR_M
+        return camera
 
 
 def replay(evaluation: Evaluation, bundle: str, episode: int) -> Replay:
@@ -147,6 +159,7 @@ class _Watch:
         self._commands: list[Float32Array] = []
         self._signals: list[FloatArray] = []
         self._poses: list[FloatArray] = []
+        self._model = _model(task.scene, row)
 
     def step(self, driver: Driver) -> None:
         task, row = self._task, self._row
@@ -156,9 +169,10 @@ class _Watch:
         self._distance.append(task.scene.score(true, same, same).distance[row])
         self._signals.append(np.concatenate([value[row] for value in true.values()]))
         self._commands.append(task.commands(raw)[row])
-        if isinstance(task.scene, ArmScene):
+        if self._model is not None:
             self._poses.append(_pose(task.scene, row))
         _, _, terminated, truncated, infos = task.step(raw)
+        task.scene.rest(np.flatnonzero(terminated | truncated))  # as in the evaluation
         if terminated[row] or truncated[row]:
             self._end(infos["final_info"], infos["final_obs"])
 
@@ -184,7 +198,8 @@ class _Watch:
             commands={a.name: part for a, part in zip(task.action, parts, strict=True)},
             elements={action.name: action.elements for action in task.action},
             signals=dict(zip(self._widths, signals, strict=True)),
-            model=task.scene.engine.model.mj if isinstance(task.scene, ArmScene) else None,
+            model=self._model,
+            looked_at=TABLE_M if isinstance(task.scene, MetaWorld) else None,
             poses=np.array(self._poses),
         )
 
@@ -196,9 +211,19 @@ def _require_same(recorded: dict[str, Any], found: dict[str, Any]) -> None:
         raise RuntimeError(f"replay: expected the episode as recorded, {was}; found {now}")
 
 
-def _pose(scene: ArmScene, row: int) -> FloatArray:
-    """[nq] MuJoCo's qpos of one environment, from any engine."""
-    engine = scene.engine
+def _model(scene: Scene, row: int) -> mujoco.MjModel | None:
+    """Of one environment, in the episode that it is in; None of a robot that is no arm."""
+    if isinstance(scene, MetaWorld):
+        return scene.model_of(row)
+    return scene.engine.model.mj if isinstance(scene, ArmScene) else None
+
+
+def _pose(scene: Scene, row: int) -> FloatArray:
+    """[nq] MuJoCo's qpos of one environment of an arm, from any engine."""
+    return scene.pose(row) if isinstance(scene, MetaWorld) else _arm_pose(scene.engine, row)
+
+
+def _arm_pose(engine: Engine, row: int) -> FloatArray:
     mj, names = engine.model.mj, engine.names("joints")
     qpos = mj.qpos0.copy()
     qpos[mj.jnt_qposadr[engine.model.ids("joints", names)]] = engine.read("joint_position")[row]

@@ -94,6 +94,13 @@ class Scene(ABC):
     def score(self, signals: Signals, raw: FloatArray, previous: FloatArray) -> Score:
         """Judge the step that led to `signals`; raw actions of it and the one before [N, Da]."""
 
+    def rest(self, ids: IdArray) -> None:
+        """Nobody watches environments `ids` [M] until they are reset.
+
+        Scenes that can do so cheaply do not simulate them meanwhile; others go on.
+        """
+        del ids
+
     @abstractmethod
     def diverged(self) -> IdArray:
         """The environments whose state is no longer finite, until they are reset."""

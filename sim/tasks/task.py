@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from robot_policies.contract import Action, Gains, Observation, Robot, Timing
 from robot_policies.strict import InputError, Violation
-from sim.channels import ActionChannel, ObservationChannel
+from sim.channels import ActionChannel, ObservationChannel, RandomActions
 from sim.draws import FloatArray, Streams
 from sim.randomization import IdArray, Randomization
-from sim.randomization_terms import PUSH, Spec
+from sim.randomization_terms import EVENTS, Spec
 from sim.tasks.parameters import EpisodeParameters
 from sim.tasks.scene import BoolArray, Scene, Score
 
@@ -107,6 +107,7 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
         if seed is not None:
             self._begin(seed)
         self._started = True
+        self._random.acted[:] = False
         self._reset(self._ids)
         return self._observe(), {}
 
@@ -122,7 +123,8 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
         other actions, ResetNeeded before the first `reset`.
         """
         raw = self._checked(actions)
-        self.scene.step(self._commands.step(self._ids, self.commands(raw).astype(np.float64)))
+        arriving = self._commands.step(self._ids, self.commands(raw).astype(np.float64))
+        self.scene.step(self._random.step(self._ids, arriving))
         self._elapsed += 1
         self._randomize()
         diverged = self._look()
@@ -171,6 +173,11 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
         return np.minimum(np.maximum(raw.astype(np.float32) * scale + offset, lower), upper)
 
     @property
+    def disturbed(self) -> BoolArray:
+        """[N] whether a random command acted in the last step, not the policy's."""
+        return self._random.acted.copy()
+
+    @property
     def elapsed(self) -> NDArray[np.int64]:
         """[N] control steps since the episodes began."""
         return self._elapsed.copy()
@@ -179,7 +186,7 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """P names, "term/name", of what is drawn and lasts; records have pushes, too."""
+        """P names, "term/name", of what is drawn and lasts; records have events, too."""
         return self._parameters.names
 
     @property
@@ -223,7 +230,12 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
             self._widths, count, seed, spec.longest("observation_latency")
         )
         self._commands = ActionChannel(self.robot.actuators, count, spec.longest("actuator_delay"))
-        models = [*self.scene.models, self._sensors, self._commands]
+        ones = np.ones((1, len(self._command_map[0])))
+        ends = np.concatenate([self.commands(-ones), self.commands(ones)]).astype(np.float64)
+        self._random = RandomActions(
+            self.robot.actuators, ends.min(axis=0), ends.max(axis=0), count, seed
+        )
+        models = [*self.scene.models, self._sensors, self._commands, self._random]
         self._randomization = Randomization(spec, seed, count, models)
         self._parameters = EpisodeParameters(self._randomization, spec, count)
         self.diverged = np.zeros(count, np.int64)
@@ -240,6 +252,7 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
         self._parameters.begin(ids, self._randomization.reset(ids, episodes))
         start = self.scene.reset(ids, episodes)
         self._commands.reset(ids, start.command)
+        self._random.reset(ids, episodes)
         self._sensors.reset(ids, episodes)
         # A reward counts the first change of action from zero, whatever the policy is told.
         self._told_action[ids], self._action[ids] = start.previous_action, 0
@@ -335,14 +348,15 @@ class Task(VectorEnv[Observations, Float32Array, NDArray[Any]]):
 
 
 def _require_in_time(spec: Spec, episode_s: float) -> None:
-    """Raise InputError for pushes that no episode lasts long enough to meet."""
+    """Raise InputError for events that no episode lasts long enough to meet."""
     late = [
         Violation(
-            f"term {term.name}.interval_s", f"a lowest interval below the {episode_s:g} s of an "
-            "episode", str(list(term.interval_s)), "shorten it, or remove the term"
+            f"term {term.name}.{'at_s' if term.at_s else 'interval_s'}",
+            f"a lowest {'time' if term.at_s else 'interval'} below the {episode_s:g} s of an "
+            "episode", str(list(term.times_s)), "shorten it, or remove the term"
         )
         for term in spec.terms
-        if term.parameter == PUSH and term.interval_s and term.interval_s[0] >= episode_s
+        if term.parameter in EVENTS and term.times_s and term.times_s[0] >= episode_s
     ]  # fmt: skip
     if late:
         raise InputError(late)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from robot_policies.strict import InputError
-from sim.channels import ActionChannel, DelayLine, ObservationChannel
+from sim.channels import ActionChannel, DelayLine, ObservationChannel, RandomActions
 from sim.draws import Streams, extremes, fault, philox, quantile
 from sim.randomization import Randomization
 from sim.randomization_terms import PARAMETERS, Spec, Term, load
@@ -261,7 +261,8 @@ def test_every_violation_of_a_file_is_named_at_once(tmp_path):
         "term command_delay.distribution: expected a probability above 0 for each choice, 1 in",
         "term encoder_noise.distribution: expected observation_noise zero or more, found -0.1 of",
         "term encoder_latency.distribution: expected a choice of whole numbers of steps",
-        "term bump.interval_s: expected [low, high], since a push is an event, found null",
+        "term bump.interval_s: expected [low, high] here or in at_s, since push is an event, "
+        "found null",
     ):
         assert expected in text
     assert len(caught.value.violations) == 11
@@ -664,3 +665,54 @@ def test_neither_an_engine_nor_torch_is_needed():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=EXAMPLE.parents[1]
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+# Events.
+
+
+AT = term(name="late", parameter="kp", names=("joint1",), at_s=(0.4, 0.6))
+
+
+def test_once_an_episode_means_once_at_a_time_within_its_range():
+    arm, randomization = randomized(AT)
+    for episode in (ALL, ALL + 9):
+        first = randomization.reset(ALL, episode)["late"]
+        found = [randomization.advance(ALL, np.full(8, 0.1 * k)) for k in range(1, 30)]
+        times = {
+            n: 0.1 * k for k, drawn in enumerate(found, 1) for n in drawn.get("late", [()])[0]
+        }
+        assert sum(len(drawn["late"][0]) for drawn in found if drawn) == 8
+        assert min(times.values()) > 0.35 and max(times.values()) < 0.65
+        assert (arm.now["kp"][:, 0] != first[:, 0] * arm.at_first["kp"][0]).all()
+
+
+def test_a_term_comes_once_or_again_and_again():
+    with pytest.raises(InputError, match="at_s: expected null, or no interval_s"):
+        replace(AT, interval_s=(0.5, 1.0))
+    with pytest.raises(InputError, match=r"at_s: expected null, or \[low, high\] with low from"):
+        replace(AT, at_s=(0.0, 1.0))
+    with pytest.raises(InputError, match="since random_action is an event"):
+        replace(RANDOM, at_s=None)
+
+
+RANDOM = term(
+    name="blows", parameter="random_action", names=("b",), operation="set", at_s=(0.1, 0.1),
+    distribution={"choice": (2.0, 3.0), "probabilities": (0.5, 0.5)},
+)  # fmt: skip
+
+
+def test_random_actions_replace_what_arrives_for_as_many_steps_as_drawn():
+    channel = RandomActions(["a", "b"], np.array([-1.0, -3.0]), np.array([1.0, -2.0]), 8, seed=0)
+    randomization = Randomization(Spec((RANDOM,)), 0, 8, [channel])
+    randomization.reset(ALL, ALL)
+    channel.reset(ALL, ALL)
+    steps = randomization.advance(ALL, np.full(8, 0.2))["blows"][1][:, 0]
+    assert set(steps) == {2.0, 3.0}
+    drawn = []
+    for k in range(5):
+        acting = channel.step(ALL, np.zeros((8, 2)))
+        np.testing.assert_array_equal(channel.acted, k < steps)
+        np.testing.assert_array_equal(acting[:, 0], 0)  # a is no name of the term
+        np.testing.assert_array_equal(acting[k >= steps, 1], 0)
+        drawn += acting[k < steps, 1].tolist()
+    assert -3 <= min(drawn) < max(drawn) <= -2 and len(set(drawn)) == steps.sum()

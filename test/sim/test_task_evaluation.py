@@ -32,10 +32,10 @@ E, N = 10, 4
 """Three rounds, of which the last is not used up."""
 
 
-def write(name, folder):
-    """A bundle for arm-reach that has learned nothing; its path."""
-    config = ReinforcementConfig(0, "arm-reach", "mujoco", network=NETWORKS[name])
-    task = make()
+def write(name, folder, of="arm-reach"):
+    """A bundle for a task that has learned nothing; its path."""
+    config = ReinforcementConfig(0, of, "mujoco", network=NETWORKS[name])
+    task = make(of)
     torch.manual_seed(len(name))
     network = NETWORKS[name]
     sizes = (sum(len(s.elements) for s in task.observation), len(task.robot.actuators))
@@ -355,3 +355,22 @@ def test_a_robot_of_another_model_may_be_flown_and_is_remarked_on(bundles):
 def test_contradictions_are_named_before_anything_is_simulated(changes, message):
     with pytest.raises(InputError, match=message):
         replace(options(("a",)), **changes)
+
+
+# Meta-World.
+
+
+def test_a_bundle_for_meta_world_is_evaluated_pictured_and_replayed(tmp_path):
+    name = write("mlp", tmp_path, "meta-world/push")
+    moved = ROOT / "config" / "perturbations_object_moved.yaml"
+    given = Options(
+        (name,), "meta-world/push", "mujoco", randomization=moved, episodes=5, environments=4
+    )  # fmt: skip
+    evaluation = fly(given)
+    record = evaluation.records[name]
+    assert record["length"].max() <= 200 and set(record["success"]) <= {True, False}
+    assert len(record["object_moved/object[0]"]) == 5
+    replayed = replay(evaluation, name, 4)
+    replayed.picture(tmp_path / "four.png")
+    assert list(replayed.commands) == ["hand_displacement", "gripper"]
+    assert replayed.poses.shape == (record["length"][4], replayed.model.nq)

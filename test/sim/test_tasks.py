@@ -695,7 +695,7 @@ def test_what_cannot_be_randomised_of_a_quadrotor_is_refused():
 
 
 def test_what_there_is_not_is_refused():
-    with pytest.raises(ValueError, match="one of arm-reach, arm-push, quadrotor; found fly"):
+    with pytest.raises(ValueError, match="one of arm-reach, arm-push, quadrotor, meta-world"):
         make("fly")
     with pytest.raises(ValueError, match="mujoco or genesis, which simulate arm-reach"):
         make(engine="torch")
