@@ -36,7 +36,7 @@ from robot_policies.models.actor import ActorPolicy, layers
 from robot_policies.strict import InputError, Violation, require
 from robot_policies.strict_yaml import decode_yaml
 from sim import tasks
-from sim.randomization_terms import PUSH, Spec, load
+from sim.randomization_terms import EVENTS, Spec, load
 from sim.runs import Run, plain
 from sim.tasks import Task
 
@@ -138,7 +138,7 @@ class ReinforcementConfig:
     def _network_checks(self) -> Iterator[Check]:
         network = self.network
         terms = () if self.randomization is None else self.randomization.terms
-        lasting = any(term.parameter != PUSH for term in terms)
+        lasting = any(term.parameter not in EVENTS for term in terms)
         yield network.memory >= 0, "network.memory", "at least 0", network.memory
         yield network.context >= 0, "network.context", "at least 0", network.context
         yield min(network.hidden, default=0) > 0, "network.hidden", "widths", network.hidden
