@@ -87,6 +87,12 @@ def export_checkpoint(
     return export(network, contract, golden, source, path, replace=replace)
 
 
+def checkpoint_contract(checkpoint: str | Path) -> Contract:
+    """What a checkpoint was trained for, before long work; raises as `export_checkpoint`."""
+    document = _load_checkpoint(Path(checkpoint))
+    return Contract.from_json(document["contract"], "checkpoint contract")
+
+
 def save_checkpoint(
     path: str | Path,
     network: nn.Module,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
@@ -17,6 +18,7 @@ from robot_policies.cli.command import (
     Outcome,
     bullets,
     require_bundle,
+    require_default,
     require_files,
     rich_table,
     written,
@@ -25,6 +27,7 @@ from robot_policies.cli.command import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from robot_policies.bundle import PolicyBundle
     from robot_policies.verify import Report
 
 Replace = Annotated[bool, arg(help="Exchange an existing bundle for the new one.")]
@@ -110,15 +113,28 @@ class Export:
     """Make a bundle of a checkpoint that this project trained.
 
     Example: robot-policies export runs/hover/checkpoint.pt --output bundles/hover
+
+    For a program without this project's runtime, a policy that refines as one ONNX file, too:
+    robot-policies export runs/push/checkpoint.pt --output bundles/push --single-graph push.onnx
     """
 
     checkpoint: Positional[Path]
     """What training wrote."""
     output: Path
     """The bundle's directory, or zoo:NAME in your own zoo."""
-    replace: Replace = False
+    replace: Annotated[
+        bool, arg(help="Exchange an existing bundle, and single graph, for the new one.")
+    ] = False
     seed: int = 0
     """Of the random observations of the golden run."""
+    single_graph: Path | None = None
+    """Also write encode, and refine in a Loop, as one standard ONNX graph to this file, which
+    must not be inside the bundle: push.onnx, say."""
+    sampler: str | None = None
+    """The sampler inside the single graph; the policy's first where none is given."""
+    int8: bool = False
+    """Weights of matrix products in eight bits: a smaller file, hardly ever a faster one. What it
+    costs is measured and told; quantise on the kind of machine that will run it."""
     json: Json = False
 
     def run(self) -> Outcome:
@@ -126,10 +142,50 @@ class Export:
         from robot_policies.export import export_checkpoint
 
         require_files("a checkpoint", [self.checkpoint])
-        bundle = export_checkpoint(
-            self.checkpoint, self.output, replace=self.replace, seed=self.seed
-        )
-        return written(bundle)
+        self._refuse_early()
+        if self.int8:
+            bundle, figures, notes = self._quantised()
+        else:
+            figures, notes = {}, []
+            bundle = export_checkpoint(
+                self.checkpoint, self.output, replace=self.replace, seed=self.seed
+            )
+        if self.single_graph is not None:
+            figures |= self._write_single(bundle, self.single_graph)
+            notes.append(f"wrote {self.single_graph} (the same policy as one graph)")
+        outcome = written(bundle, notes)
+        return replace(outcome, document={**outcome.document, **figures})
+
+    def _refuse_early(self) -> None:
+        """Raise for what cannot be written, before the export takes its time."""
+        from robot_policies.bundle import destination, refuse_overwrite
+
+        refuse_overwrite(self.output, self.replace)
+        if self.single_graph is None:
+            require_default(self, ["sampler"], "without --single-graph")
+            return
+        from robot_policies.export import checkpoint_contract
+        from robot_policies.single_graph import refuse_file, require_sampler
+
+        refuse_file(self.single_graph, self.replace, destination(self.output))
+        require_sampler(checkpoint_contract(self.checkpoint), self.sampler)
+
+    def _quantised(self) -> tuple[PolicyBundle, dict[str, Any], list[str]]:
+        """The bundle, its figures for JSON, and for a person."""
+        from robot_policies.export import export_checkpoint
+        from robot_policies.quantization import compare, quantize
+
+        with TemporaryDirectory() as folder:
+            whole = export_checkpoint(self.checkpoint, Path(folder) / "whole", seed=self.seed)
+            bundle = quantize(whole, self.output, replace=self.replace)
+        comparison = compare(whole, bundle)
+        return bundle, {"int8": asdict(comparison)}, [f"int8: {comparison}"]
+
+    def _write_single(self, bundle: PolicyBundle, path: Path) -> dict[str, Any]:
+        from robot_policies.single_graph import write_single
+
+        difference = write_single(bundle, path, self.sampler, replace=self.replace)
+        return {"single_graph": {"path": str(path), "max_difference": difference}}
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,10 @@ class Chunk:
     """[B] steps that changed the sample."""
 
 
+HIGHEST_FREQUENCY = 100.0
+"""rad per unit of time: two levels of 100 are a radian apart at most, and no strangers."""
+
+
 class TimeEmbedding(nn.Module):
     """A time from 0 to 1 as sines and cosines, through two layers."""
 
@@ -167,7 +171,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         half = width // 2
-        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), half))
+        frequencies = torch.exp(torch.linspace(0, math.log(HIGHEST_FREQUENCY), half))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width))
 

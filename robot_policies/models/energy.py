@@ -6,9 +6,9 @@ with f the trunk and J its Jacobian with respect to x, by the trunk's vector-Jac
 
 Two objectives train the same network:
 
-matching  the gradient at x = (1 - s) y + s z is to point from the demonstrated y to x, for noise
-          z and the levels s that samplers meet: energy (equilibrium) matching, arXiv 2510.02300.
-          Keeps several modes, and needs no unrolling.
+matching  the gradient at x = (1 - s) y + s z is to point from the demonstrated y to x, for every
+          noise z and level s: energy (equilibrium) matching, arXiv 2510.02300. Keeps several
+          modes, and needs no unrolling.
 ebt       noise is refined for a few steps, and the last is to end at y: the objective of
           EBT-Policy's published code (arXiv 2510.27545), with truncated unrolling, Langevin noise
           and random step sizes, but without its momentum and its factor exp(E). The noise tells
@@ -33,9 +33,6 @@ EBT_STEP_SPREAD = 1.5
 """Step sizes are drawn between 1 / this and this."""
 EBT_LANGEVIN = (0.2, 0.002)
 """Standard deviation of the noise before the first and the last step of the refinement."""
-PURE_NOISE, HIGHEST_LEVEL = 0.3, 0.6
-"""Matching learns at pure noise in this share of the samples, else at levels up to the other: the
-first step of every sampler begins at 1 and ends below, so that none is ever between the two."""
 MOST_STEPS = 20
 STOP_BELOW = 0.02
 """Root mean square of the gradient: less moves no action by a hundredth of its range."""
@@ -79,8 +76,7 @@ class EnergyPolicy(ChunkPolicy):
         target = self.normalised(actions)
         if self.objective == "ebt":
             return self._unrolled_loss(context, target)
-        level = HIGHEST_LEVEL * torch.rand(len(target), 1, 1)
-        level[torch.rand(len(target)) < PURE_NOISE] = 1.0
+        level = torch.rand(len(target), 1, 1)
         sample = target + level * (torch.randn_like(target) - target)
         _, gradient = self.energy(context, sample)
         return (sample - gradient - target).square().mean()
@@ -101,13 +97,10 @@ class EnergyPolicy(ChunkPolicy):
         return (sample - target).square().mean()
 
     def samplers(self) -> tuple[Sampler, ...]:
-        """Two and four steps, two with the score of what came out, and as many as it takes."""
-        if self.objective == "ebt":
-            plans = {"two-steps": (1.0,) * 2, "four-steps": (1.0,) * 4}
-        else:
-            plans = {"two-steps": (0.65, 1.0), "four-steps": (0.7, 1.0, 1.0, 1.0)}
-        plans["scored"] = (*plans["two-steps"], 0.0)
-        adaptive = (*plans["four-steps"], *(1.0,) * (MOST_STEPS - 4))
+        """Two and four steps, two with the score of what came out, and as many as it takes.
+
+        All of size 1, with which a step ends where the network takes the demonstrated chunk to be.
+        """
+        plans = {"two-steps": (1.0,) * 2, "four-steps": (1.0,) * 4, "scored": (1.0, 1.0, 0.0)}
         fixed = (Sampler(n, tuple((s,) for s in p), False, None) for n, p in plans.items())
-        last = Sampler("adaptive", tuple((s,) for s in adaptive), False, STOP_BELOW)
-        return (*fixed, last)
+        return (*fixed, Sampler("adaptive", ((1.0,),) * MOST_STEPS, False, STOP_BELOW))
