@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ import tyro
 import yaml
 
 from robot_policies import load_policy
-from sim.demonstrations import CollectConfig, collect
+from sim import tasks
+from sim.demonstrations import CollectConfig, attempts, collect
 from sim.estimate import Estimate
 from sim.imitation import ImitationConfig, Samples, new_policy, read, split, train_bundle
+from sim.randomization_terms import load
 from sim.runs import write_atomically
 from sim.tables import text_table
+from sim.tasks import experts
 from sim.tasks.evaluation import Options as Evaluated
 from sim.tasks.evaluation import evaluate
+from sim.tasks.scene import Interface
 
 CONFIG = Path(__file__).parents[1] / "config"
 RECOVERY = CONFIG / "recovery_meta_world.yaml"
@@ -59,6 +64,7 @@ CASES: dict[str, Path | None] = {
     "object moved": CONFIG / "perturbations_object_moved.yaml",
     "delay": CONFIG / "perturbations_delay.yaml",
 }
+EXPERT = "the scripted expert"
 ENERGY, DDPM, DDIM = "energy, 2 steps", "diffusion, DDPM-100", "diffusion, DDIM-10"
 NOMINAL_ONLY = (DDPM,)
 """Not perturbed: it takes as long to evaluate as all others together."""
@@ -113,6 +119,7 @@ def main(options: Options) -> int:
     """Do what is left, and print the tables."""
     for task in options.tasks:
         demonstrate(options, task)
+        watch_expert(options, task)
     steps = affordable_steps(options)
     jobs = [
         Job(options, task, family, seed, steps[family])
@@ -139,6 +146,27 @@ def demonstrate(options: Options, task: str) -> None:
     collect(config, folder, resume=folder.exists(), command=" ".join(sys.argv))
 
 
+def watch_expert(options: Options, task: str) -> None:
+    """How the scripted expert does in the episodes that the policies meet."""
+    for case, spec in CASES.items():
+        file = expert_file(options, task, case)
+        if file.exists():
+            continue
+        made = tasks.make(
+            f"meta-world/{task}", engine="mujoco", count=options.episodes, seed=EVALUATION_SEED,
+            threads=1, randomization=None if spec is None else load(spec),
+        )  # fmt: skip
+        expert = experts.make(f"meta-world/{task}", made.scene, EVALUATION_SEED)
+        found = islice(attempts(made, expert, EVALUATION_SEED, 0), options.episodes)
+        file.parent.mkdir(exist_ok=True)
+        np.save(file, [attempt.success for attempt in found])
+
+
+def expert_file(options: Options, task: str, case: str) -> Path:
+    """Where the expert's successes are kept."""
+    return options.output / "outcomes" / f"{task}-expert-{case}.npy".replace(" ", "-")
+
+
 def configuration(
     options: Options, task: str, family: str, seed: int, steps: int
 ) -> ImitationConfig:
@@ -158,17 +186,20 @@ def affordable_steps(options: Options) -> dict[str, int]:
     found = {}
     for family in FAMILIES:
         config = configuration(options, options.tasks[0], family, 0, 1)
-        learned, _ = split(read(config)[0], config)
-        cost = step_cost(config, learned)
+        dataset, interface = read(config)
+        learned, _ = split(dataset, config)
+        cost = step_cost(config, learned, interface)
         found[family] = round(options.cpu_s / cost)
         print(f"{family}: {1e3 * cost:.1f} ms a step, {found[family]} steps", file=sys.stderr)
     write_atomically(file, json.dumps(found))
     return found
 
 
-def step_cost(config: ImitationConfig, learned: Samples, steps: int = 60) -> float:
+def step_cost(
+    config: ImitationConfig, learned: Samples, interface: Interface, steps: int = 60
+) -> float:
     """CPU seconds of a step of the optimiser: the median, after a warm-up."""
-    policy = new_policy(config, learned)
+    policy = new_policy(config, learned, interface)
     optimiser = torch.optim.AdamW(policy.parameters())
     costs = []
     for _ in range(steps):
@@ -249,8 +280,12 @@ def report(options: Options, jobs: Sequence[Job]) -> int:
 
 
 def outcomes(options: Options, jobs: Sequence[Job]) -> Outcomes:
-    """All that was recorded."""
-    return {
+    """All that was recorded, the expert's as if by one training seed."""
+    found = {
+        (task, EXPERT, case): np.load(expert_file(options, task, case))[None].astype(float)
+        for task in options.tasks for case in CASES
+    }  # fmt: skip
+    return found | {
         (task, policy, case): np.stack([
             np.load(job.outcomes(policy, case)) for job in jobs
             if (job.task, job.family) == (task, family)
@@ -284,7 +319,7 @@ def case_table(
 ) -> tuple[list[str], list[list[str]]]:
     """A row for each policy, a column for each task, and the mean over tasks."""
     rows = []
-    for name in (name for name in POLICIES if asked(name, case)):
+    for name in (name for name in (*POLICIES, EXPERT) if asked(name, case)):
         values = [found[task, name, case] for task in tasks]
         rows.append([name, *(percent(estimate(v)) for v in values), percent(estimate(*values))])
     return ["policy", *tasks, "mean"], rows

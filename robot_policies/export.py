@@ -166,9 +166,8 @@ class RefiningStep(nn.Module):
     def forward(
         self, context: Tensor, sample: Tensor, schedule: Tensor, fresh: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Next sample [B, Tp, Da], its action [B, Ta, Da], and what is told [B]."""
-        following, *told = self.policy.refine(context, sample, schedule, fresh)
-        return (following, self.policy.action(following), *told)
+        """See ChunkPolicy.step."""
+        return self.policy.step(context, sample, schedule, fresh)
 
 
 def trace(

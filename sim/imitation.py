@@ -54,8 +54,8 @@ LOG_EVERY = 50
 EVALUATION_SEED = 20_000
 """Of the short evaluations: not one that people give."""
 TOLERANCE = {"diffusion": 1e-3}
-"""Of a replay, by family; 1e-4 of the others. Diffusion's first step, at almost pure noise, divides
-the rounding of two machines by 5e-4, until what it gives is clipped."""
+"""Of a replay, by family; 1e-4 of the others. Diffusion's first step, at almost pure noise,
+divides a difference in rounding by 5e-4, before it clips what it gives."""
 
 Check = tuple[bool, str, str, Any]
 """Whether it holds, of which key, what was expected, what was found."""
@@ -82,6 +82,9 @@ class ImitationConfig:
     """Tp, a multiple of the patch."""
     execution_steps: int = 4
     """Ta: fewer react sooner, and cost more inferences a second."""
+    relative: bool = True
+    """Actions of which there is an observation by the same name, such as joint positions, are
+    learned relative to it; the bundle's are absolute all the same."""
     patch: int = 4
     """Actions in a token."""
     width: int = 96
@@ -263,7 +266,7 @@ def train_bundle(
     run = Run.resume(path, config) if resume else Run.create(path, config, command)
     with run:
         judge = Judge(config, held, interface, dataset.source.get("configuration", {}))
-        policy = learn(new_policy(config, learned), learned, config, run, judge)
+        policy = learn(new_policy(config, learned, interface), learned, config, run, judge)
         seconds = asdict(run.seconds(STAGE))
         document = {"command": run.command, "seconds": seconds, "configuration": plain(config)}
         return write_bundle(policy, dataset, interface, document, config, path)
@@ -283,17 +286,30 @@ def network_sizes(config: ImitationConfig, observation: int, action: int) -> dic
     return found
 
 
-def new_policy(config: ImitationConfig, learned: Samples) -> ChunkPolicy:
+def new_policy(config: ImitationConfig, learned: Samples, interface: Interface) -> ChunkPolicy:
     """Weights drawn from the seed; normalisers from what is learned from."""
     torch.manual_seed(config.seed)
     sizes = network_sizes(config, learned.observation.shape[1], learned.action.shape[1])
     policy = build(config.family, sizes)
     assert isinstance(policy, ChunkPolicy)
-    rows = learned.seen[:, -1].unique()
-    seen, done = learned.observation[rows].double(), learned.action[learned.done.unique()]
+    if config.relative:
+        policy.reference.copy_(reference(interface))
+    observation, actions = learned.take(torch.arange(len(learned)))
+    relative = (actions - policy.base(observation).unsqueeze(1)).flatten(0, 1)
+    seen = observation[:, -1].double()
     std = seen.std(0) if len(seen) > 1 else torch.zeros_like(seen[0])
-    policy.normalise_by(seen.mean(0).float(), std.float(), done.amin(0), done.amax(0))
+    policy.normalise_by(seen.mean(0).float(), std.float(), relative.amin(0), relative.amax(0))
     return policy
+
+
+def reference(interface: Interface) -> Tensor:
+    """[Do, Da], 1 where an action and an observation are of one name and unit."""
+    signals = [signal for signal in interface.observation if signal.source == "robot"]
+    observed, commanded = (
+        [(f"{s.name}/{element}", s.unit) for s in group for element in s.elements]
+        for group in (signals, interface.action)
+    )
+    return torch.tensor([[float(o == c) for c in commanded] for o in observed])
 
 
 def learn(

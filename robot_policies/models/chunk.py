@@ -7,7 +7,9 @@ the first Ta steps are executed:
     predicted          0  1  2  3  4 ... 11  Tp = 12, the sample
     executed           0  1  2  3            Ta = 4, the action; then a new chunk
 
-The normalisers are buffers of the network: what leaves it cannot forget them.
+The normalisers are buffers of the network: what leaves it cannot forget them. Actions may be
+learned relative to what is measured, such as commanded to measured joint positions: their range
+is smaller by much, and so are the errors. What the network gives is absolute all the same.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class ChunkPolicy(nn.Module, ABC):
     """Encodes an observation, and refines a sample by it; a subclass says how.
 
     The buffers `observation_mean` and `observation_scale` [Do], `action_center` and
-    `action_range` [Da] map to and from normalised numbers; see `normalise_by`.
+    `action_range` [Da] map to and from normalised numbers, and `reference` [Do, Da] chooses what
+    actions are relative to; see `normalise_by`.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -43,6 +46,7 @@ class ChunkPolicy(nn.Module, ABC):
     observation_scale: Tensor
     action_center: Tensor
     action_range: Tensor
+    reference: Tensor
 
     def __init__(self, sizes: Sizes, execution_steps: int) -> None:
         """Ta, from 1 to Tp. Raises ValueError for another."""
@@ -55,6 +59,8 @@ class ChunkPolicy(nn.Module, ABC):
         self.register_buffer("observation_scale", torch.ones(sizes.observation_size))
         self.register_buffer("action_center", torch.zeros(sizes.action_size))
         self.register_buffer("action_range", torch.ones(sizes.action_size))
+        nothing = torch.zeros(sizes.observation_size, sizes.action_size)
+        self.register_buffer("reference", nothing)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,14 +68,17 @@ class ChunkPolicy(nn.Module, ABC):
         return self.sizes.prediction_steps, self.sizes.action_size
 
     @abstractmethod
-    def encode(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Observation [B, To, Do], as measured -> context [B, C], feature [B, F]."""
+    def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised observation [B, To, Do] -> context [B, C], feature [B, F]."""
 
     @abstractmethod
     def refine(
         self, context: Tensor, sample: Tensor, schedule: Tensor, fresh: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """Next sample [B, Tp, Da] and what is `told` [B], by a row of a schedule [B, R]."""
+        """Next sample [B, Tp, Da] and what is `told` [B], by a row of a schedule [B, R].
+
+        The context is that of `look`.
+        """
 
     @abstractmethod
     def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
@@ -79,11 +88,28 @@ class ChunkPolicy(nn.Module, ABC):
     def samplers(self) -> tuple[Sampler, ...]:
         """The ways from noise to a chunk; the first is what a bundle uses unless asked."""
 
+    def encode(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Observation [B, To, Do] as measured -> what refining needs [B, C + Da], feature [B, F].
+
+        That is the context, and what the actions are relative to.
+        """
+        context, feature = self.look(self.seen(observation))
+        return torch.cat([context, self.base(observation)], dim=1), feature
+
+    def step(
+        self, encoded: Tensor, sample: Tensor, schedule: Tensor, fresh: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Refine once: next sample, its action [B, Ta, Da], and what is told."""
+        context, base = encoded[:, : -self.shape[1]], encoded[:, -self.shape[1] :]
+        following, *told = self.refine(context, sample, schedule, fresh)
+        return (following, self.action(following, base), *told)
+
     def normalise_by(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
         """Take mean and standard deviation [Do] of observations, lowest and highest action [Da].
 
-        Observations are standardised, actions mapped to -1 to 1. A number that never changes in
-        the data tells nothing, and is ignored; an action that never changes is always given.
+        Those of actions less their `reference`, which is to be set before. Observations are
+        standardised, actions mapped to -1 to 1. A number that never changes in the data tells
+        nothing, and is ignored; an action that never changes is always given.
         """
         constant = std < 1e-6 * mean.abs().clamp(min=1.0)
         inverse = torch.where(constant, torch.zeros_like(std), 1 / std)
@@ -102,14 +128,20 @@ class ChunkPolicy(nn.Module, ABC):
         divisor = torch.where(told, self.observation_scale, 1.0)
         return torch.where(told, seen / divisor, 0.0) + self.observation_mean
 
-    def normalised(self, actions: Tensor) -> Tensor:
-        """Actions [B, Tp, Da] in their unit -> a sample."""
-        divisor = torch.where(self.action_range > 0, self.action_range, 1.0)
-        return (actions - self.action_center) / divisor
+    def base(self, observation: Tensor) -> Tensor:
+        """What the actions after an observation [B, To, Do] are relative to, [B, Da]; else 0."""
+        return observation[:, -1] @ self.reference
 
-    def action(self, sample: Tensor) -> Tensor:
-        """A sample -> the executed actions [B, Ta, Da] in their unit."""
-        return sample[:, : self.execution_steps] * self.action_range + self.action_center
+    def normalised(self, actions: Tensor, observation: Tensor) -> Tensor:
+        """Actions [B, Tp, Da] in their unit, after an observation [B, To, Do] -> a sample."""
+        divisor = torch.where(self.action_range > 0, self.action_range, 1.0)
+        relative = actions - self.base(observation).unsqueeze(1)
+        return (relative - self.action_center) / divisor
+
+    def action(self, sample: Tensor, base: Tensor) -> Tensor:
+        """A sample, and what it is relative to [B, Da] -> executed actions [B, Ta, Da]."""
+        relative = sample[:, : self.execution_steps] * self.action_range + self.action_center
+        return relative + base.unsqueeze(1)
 
     @torch.no_grad()
     def generate(self, observation: Tensor, sampler: Sampler, noise: Sequence[Tensor]) -> Chunk:
@@ -117,23 +149,25 @@ class ChunkPolicy(nn.Module, ABC):
 
         noise  of the sample [B, Tp, Da], and where the sampler asks for it [B, K, Tp, Da]
         """
-        context, _ = self.encode(observation)
+        encoded, _ = self.encode(observation)
         sample, iterations = noise[0], torch.zeros(len(observation), dtype=torch.long)
         running = torch.ones(len(observation), dtype=torch.bool)
+        action = torch.zeros(len(observation), self.execution_steps, self.shape[1])
         told = {name: torch.zeros(len(observation)) for name in self.told}
         for number, row in enumerate(sampler.schedule):
             schedule = torch.tensor(row).expand(len(observation), -1)
             fresh = noise[1][:, number] if sampler.fresh_noise else torch.zeros_like(sample)
-            following, *found = self.refine(
-                context, sample, schedule, fresh if self.takes_fresh_noise else None
+            following, reached, *found = self.step(
+                encoded, sample, schedule, fresh if self.takes_fresh_noise else None
             )
             for name, value in zip(self.told, found, strict=True):
                 told[name] = torch.where(running, value, told[name])
             if number > 0 and sampler.stop_below is not None:
                 running = running & (told[GRADIENT_NORM] >= sampler.stop_below)
             sample = torch.where(running[:, None, None], following, sample)
+            action = torch.where(running[:, None, None], reached, action)
             iterations += running
-        return Chunk(sample, self.action(sample), told, iterations)
+        return Chunk(sample, action, told, iterations)
 
     def noise_for(
         self, sampler: Sampler, batch: int, generator: torch.Generator

@@ -20,13 +20,13 @@ class CloningPolicy(ChunkPolicy):
         super().__init__(sizes, execution_steps)
         self.trunk = Trunk(sizes)
 
-    def encode(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """See ChunkPolicy."""
-        return self.trunk.encode(self.seen(observation))
+        return self.trunk.encode(seen)
 
     def predict(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """The sample [B, Tp, Da] and the feature [B, F]."""
-        context, feature = self.encode(observation)
+        context, feature = self.look(self.seen(observation))
         sizes = self.sizes
         empty = torch.zeros(1, sizes.prediction_steps, sizes.action_size)
         return self.trunk(empty.expand(observation.shape[0], -1, -1), context), feature
@@ -34,7 +34,7 @@ class CloningPolicy(ChunkPolicy):
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """The direct form: observation [B, To, Do] -> action [B, Ta, Da], feature [B, F]."""
         sample, feature = self.predict(observation)
-        return self.action(sample), feature
+        return self.action(sample, self.base(observation)), feature
 
     def refine(
         self, context: Tensor, sample: Tensor, schedule: Tensor, fresh: Tensor | None
@@ -44,7 +44,8 @@ class CloningPolicy(ChunkPolicy):
 
     def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Mean square error of the normalised chunk."""
-        return (self.predict(observation)[0] - self.normalised(actions)).square().mean()
+        target = self.normalised(actions, observation)
+        return (self.predict(observation)[0] - target).square().mean()
 
     def samplers(self) -> tuple[Sampler, ...]:
         """None: the direct form."""

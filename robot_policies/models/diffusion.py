@@ -36,9 +36,9 @@ class TimedPolicy(ChunkPolicy):
         self.backbone = BACKBONES[backbone](sizes)
         self.time: nn.Module = TimeEmbedding(sizes.width)
 
-    def encode(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """See ChunkPolicy."""
-        return self.backbone.encode(self.seen(observation))
+        return self.backbone.encode(seen)
 
     def predict(self, context: Tensor, sample: Tensor, time: Tensor) -> Tensor:
         """What the backbone says [B, Tp, Da] of a sample at time [B, 1], from 0 to 1."""
@@ -73,8 +73,8 @@ class DiffusionPolicy(TimedPolicy):
 
     def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Mean square error of the predicted noise, at a random level."""
-        context, _ = self.encode(observation)
-        target = self.normalised(actions)
+        context, _ = self.look(self.seen(observation))
+        target = self.normalised(actions, observation)
         level = torch.randint(LEVELS, (len(target),))
         kept = self.get_buffer("kept")[level][:, None, None]
         noise = torch.randn_like(target)

@@ -52,9 +52,9 @@ class EnergyPolicy(ChunkPolicy):
         self.objective = objective
         self.trunk = Trunk(sizes)
 
-    def encode(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """See ChunkPolicy."""
-        return self.trunk.encode(self.seen(observation))
+        return self.trunk.encode(seen)
 
     def energy(self, context: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         """The energy [B] and its gradient [B, Tp, Da]."""
@@ -72,8 +72,8 @@ class EnergyPolicy(ChunkPolicy):
 
     def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
         """See the module."""
-        context, _ = self.encode(observation)
-        target = self.normalised(actions)
+        context, _ = self.look(self.seen(observation))
+        target = self.normalised(actions, observation)
         if self.objective == "ebt":
             return self._unrolled_loss(context, target)
         level = torch.rand(len(target), 1, 1)

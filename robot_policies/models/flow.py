@@ -23,8 +23,8 @@ class FlowPolicy(TimedPolicy):
 
     def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Mean square error of the velocity, at a random time."""
-        context, _ = self.encode(observation)
-        target = self.normalised(actions)
+        context, _ = self.look(self.seen(observation))
+        target = self.normalised(actions, observation)
         noise, time = torch.randn_like(target), torch.rand(len(target), 1)
         sample = noise + time.unsqueeze(-1) * (target - noise)
         return (self.predict(context, sample, time) - (target - noise)).square().mean()

@@ -80,18 +80,33 @@ def test_chunks_in_which_something_else_acted_are_left_out(tmp_path):
 
 
 def test_the_normalisers_are_those_of_what_is_learned_from(data):
-    learned, held = split(read(config(data, held_out=0.4))[0], config(data, held_out=0.4))
+    dataset, interface = read(config(data, held_out=0.4))
+    learned, held = split(dataset, config(data, held_out=0.4))
     assert held is not None and not set(learned.seen[:, -1].tolist()) & set(
         held.seen[:, -1].tolist()
     )
-    policy = new_policy(config(data), learned)
-    rows = learned.seen[:, -1]
-    seen = policy.seen(learned.observation[rows].unsqueeze(1))
-    assert seen.mean((0, 1)).abs().max() < 1e-4
-    assert policy.normalised(learned.action[learned.done]).abs().max() <= 1 + 1e-5
+    policy = new_policy(config(data), learned, interface)
+    observation, actions = learned.take(torch.arange(len(learned)))
+    assert policy.seen(observation)[:, -1].mean(0).abs().max() < 1e-4
+    sample = policy.normalised(actions, observation)
+    assert sample.amin() >= -1 - 1e-5 and sample.amax() <= 1 + 1e-5
+    again = policy.action(sample, policy.base(observation))
+    torch.testing.assert_close(again, actions[:, :4])
 
 
-@pytest.mark.parametrize("family", ["energy", "diffusion", "cloning"])
+def test_commanded_positions_are_learned_relative_to_measured_ones(data):
+    dataset, interface = read(config(data))
+    learned, _ = split(dataset, config(data))
+    relative = new_policy(config(data), learned, interface)
+    absolute = new_policy(config(data, relative=False), learned, interface)
+    assert relative.reference.argmax(0).tolist() == [0, 1]
+    assert (relative.action_range < 0.8 * absolute.action_range).all()
+    observation, _ = learned.take(torch.tensor([3]))
+    assert torch.equal(relative.base(observation), observation[:, -1, :2])
+    assert absolute.base(observation).eq(0).all()
+
+
+@pytest.mark.parametrize("family", ["flow", "cloning"])
 def test_a_bundle_is_trained_verified_and_exported_again(data, tmp_path, family):
     bundle = train_bundle(
         config(data, family), tmp_path / "run", resume=False, threads=1, command="a test"

@@ -21,5 +21,3 @@ def test_they_pick_and_place(name):
     options = Options((name,), "meta-world/pick-place", "mujoco", episodes=20, seed=11)
     found = evaluate({name: load_policy(name)}, options)
     assert found.figures[name]["success"].value >= 0.75
-
-

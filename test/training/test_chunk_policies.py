@@ -50,6 +50,7 @@ def make(kind: str, sizes: Sizes = SIZES, seed: int = 0) -> ChunkPolicy:
     if isinstance(policy, EnergyPolicy):
         policy.trunk.head.weight.data *= 0.2  # or descent diverges, and no two machines agree
     size, actions = sizes.observation_size, sizes.action_size
+    policy.reference[0, 0] = 1.0
     policy.normalise_by(
         torch.randn(size),
         0.5 + torch.rand(size),
@@ -128,7 +129,7 @@ def test_a_hand_written_product_is_that_of_autograd(name):
 
 def test_the_gradient_of_the_energy_is_exact():
     policy = make("energy").double()
-    context, _ = policy.encode(torch.randn(4, 2, 5, dtype=torch.float64))
+    context, _ = policy.look(torch.randn(4, 2, 5, dtype=torch.float64))
     sample = torch.randn(4, 8, 3, dtype=torch.float64, requires_grad=True)
     energy, gradient = policy.energy(context, sample)
     assert torch.allclose(gradient, torch.autograd.grad(energy.sum(), sample)[0], atol=1e-10)
@@ -144,7 +145,7 @@ def test_ddim_is_that_of_diffusers(steps):
     theirs = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
     theirs.set_timesteps(steps)
     policy = make("diffusion")
-    context, _ = policy.encode(torch.randn(3, 2, 5))
+    context, _ = policy.look(torch.randn(3, 2, 5))
     sample = mine = torch.randn(3, 8, 3)
     with torch.no_grad():
         for level, row in zip(theirs.timesteps, ddim_rows(steps), strict=True):
@@ -160,7 +161,7 @@ def test_ddpm_is_that_of_diffusers():
 
     theirs = DDPMScheduler(100, beta_schedule="squaredcos_cap_v2")
     policy = make("diffusion")
-    context, _ = policy.encode(torch.randn(3, 2, 5))
+    context, _ = policy.look(torch.randn(3, 2, 5))
     for level, row in zip(reversed(range(100)), ddpm_rows(), strict=True):
         sample = torch.randn(3, 8, 3)
         noise = policy.predict(context, sample, torch.full((3, 1), level / 100))
@@ -308,4 +309,4 @@ def test_a_number_that_never_changes_is_ignored_and_an_action_that_never_changes
     mean, std = torch.ones(5), torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])
     policy.normalise_by(mean, std, torch.tensor([-1.0, 2.0, -1.0]), torch.tensor([1.0, 2.0, 3.0]))
     assert policy.seen(torch.full((1, 2, 5), 7.0))[0, 0, 1] == 0
-    assert policy.action(torch.randn(1, 8, 3))[0, :, 1].eq(2.0).all()
+    assert policy.action(torch.randn(1, 8, 3), torch.zeros(1, 3))[0, :, 1].eq(2.0).all()
