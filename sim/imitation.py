@@ -169,35 +169,38 @@ class Samples:
     """[M, To] rows that a window sees; an episode's first is repeated before it."""
     done: Tensor
     """[M, Tp] rows of its chunk; an episode's last is repeated after it."""
+    valid: Tensor
+    """[M, Tp] 1 up to the first step in which something else acted in the expert's place, of which
+    it could not know; 0 after that."""
 
     @staticmethod
     def of(dataset: Dataset, episodes: NDArray[np.int64], config: ImitationConfig) -> Samples:
-        """All windows of some episodes, but those in which something else acted for the expert."""
+        """All windows of some episodes."""
         back = np.arange(1 - config.observation_steps, 1)
         ahead = np.arange(config.prediction_steps)
-        disturbed = dataset.values.get(DISTURBED)
-        seen, done = [], []
+        parts = []
         for first, end in zip(dataset.starts[episodes], dataset.starts[episodes + 1], strict=True):
             now = np.arange(first, end)[:, None]
-            before, after = (now + back).clip(min=first), (now + ahead).clip(max=end - 1)
-            if disturbed is not None:
-                kept = ~disturbed.reshape(-1)[after].any(1)
-                before, after = before[kept], after[kept]
-            seen.append(before)
-            done.append(after)
+            parts.append(((now + back).clip(min=first), (now + ahead).clip(max=end - 1)))
+        seen, done = (np.concatenate(part) for part in zip(*parts, strict=True))
+        other = np.zeros(len(dataset.values[ACTION]), bool)
+        if DISTURBED in dataset.values:
+            other = dataset.values[DISTURBED].reshape(-1)
+        before = np.cumsum(other[done], axis=1) - other[done]
         values = dataset.values
         return Samples(
             torch.from_numpy(values[OBSERVATION]), torch.from_numpy(values[ACTION]),
-            torch.from_numpy(np.concatenate(seen)), torch.from_numpy(np.concatenate(done)),
+            torch.from_numpy(seen), torch.from_numpy(done), torch.from_numpy(before == 0).float(),
         )  # fmt: skip
 
     def __len__(self) -> int:
         """M."""
         return len(self.seen)
 
-    def take(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations [B, To, Do] and chunks [B, Tp, Da]."""
-        return self.observation[self.seen[windows]], self.action[self.done[windows]]
+    def take(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations [B, To, Do], chunks [B, Tp, Da] and which of their steps are valid."""
+        observation, action = self.observation[self.seen[windows]], self.action[self.done[windows]]
+        return observation, action, self.valid[windows]
 
 
 def read(config: ImitationConfig) -> tuple[Dataset, Interface]:
@@ -242,12 +245,7 @@ def split(dataset: Dataset, config: ImitationConfig) -> tuple[Samples, Samples |
     order = np.random.default_rng(config.seed).permutation(count)
     held = round(config.held_out * count)
     learned = Samples.of(dataset, np.sort(order[held:]), config)
-    if not len(learned):
-        mend = "collect more episodes, or shorten the prediction"
-        expected = "a window in which nothing but the expert acts"
-        raise InputError([Violation(str(dataset.path), expected, "none", mend)])
-    rest = Samples.of(dataset, np.sort(order[:held]), config) if held else None
-    return learned, rest if rest is not None and len(rest) else None
+    return learned, Samples.of(dataset, np.sort(order[:held]), config) if held else None
 
 
 # Learning.
@@ -294,8 +292,8 @@ def new_policy(config: ImitationConfig, learned: Samples, interface: Interface) 
     assert isinstance(policy, ChunkPolicy)
     if config.relative:
         policy.reference.copy_(reference(interface))
-    observation, actions = learned.take(torch.arange(len(learned)))
-    relative = (actions - policy.base(observation).unsqueeze(1)).flatten(0, 1)
+    observation, actions, valid = learned.take(torch.arange(len(learned)))
+    relative = (actions - policy.base(observation).unsqueeze(1))[valid > 0]
     seen = observation[:, -1].double()
     std = seen.std(0) if len(seen) > 1 else torch.zeros_like(seen[0])
     policy.normalise_by(seen.mean(0).float(), std.float(), relative.amin(0), relative.amax(0))

@@ -81,8 +81,11 @@ class ChunkPolicy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
-        """Of observations [B, To, Do] and chunks [B, Tp, Da] of demonstrations, as measured."""
+    def loss(self, observation: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
+        """Of observations [B, To, Do] and chunks [B, Tp, Da] of demonstrations, as measured.
+
+        valid  [B, Tp] 1 for the steps of a chunk that count, else 0
+        """
 
     @abstractmethod
     def samplers(self) -> tuple[Sampler, ...]:
@@ -191,6 +194,11 @@ class Chunk:
     """[B] each, of the sample that the last step began with."""
     iterations: Tensor
     """[B] steps that changed the sample."""
+
+
+def mean_square(error: Tensor, valid: Tensor) -> Tensor:
+    """Of errors [B, Tp, Da] in the valid steps [B, Tp]."""
+    return (error.square().mean(-1) * valid).sum() / valid.sum().clamp(min=1)
 
 
 HIGHEST_FREQUENCY = 100.0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robot_policies.contract import Sampler
-from robot_policies.models.chunk import ChunkPolicy
+from robot_policies.models.chunk import ChunkPolicy, mean_square
 from robot_policies.models.trunk import Sizes, Trunk
 
 
@@ -42,10 +42,10 @@ class CloningPolicy(ChunkPolicy):
         """There is nothing to refine."""
         raise NotImplementedError("behaviour cloning: call forward")
 
-    def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
+    def loss(self, observation: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
         """Mean square error of the normalised chunk."""
         target = self.normalised(actions, observation)
-        return (self.predict(observation)[0] - target).square().mean()
+        return mean_square(self.predict(observation)[0] - target, valid)
 
     def samplers(self) -> tuple[Sampler, ...]:
         """None: the direct form."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robot_policies.contract import Sampler
-from robot_policies.models.chunk import ChunkPolicy, TimeEmbedding
+from robot_policies.models.chunk import ChunkPolicy, TimeEmbedding, mean_square
 from robot_policies.models.trunk import Sizes, Trunk
 from robot_policies.models.unet import UNet
 
@@ -71,7 +71,7 @@ class DiffusionPolicy(TimedPolicy):
         clean = (row[0] * sample + row[1] * noise).clamp(-1.0, 1.0)
         return (row[2] * clean + row[3] * sample + row[4] * noise + row[5] * fresh,)
 
-    def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
+    def loss(self, observation: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
         """Mean square error of the predicted noise, at a random level."""
         context, _ = self.look(self.seen(observation))
         target = self.normalised(actions, observation)
@@ -80,7 +80,7 @@ class DiffusionPolicy(TimedPolicy):
         noise = torch.randn_like(target)
         sample = kept.sqrt() * target + (1 - kept).sqrt() * noise
         time = (level / LEVELS).unsqueeze(1)
-        return (self.predict(context, sample, time) - noise).square().mean()
+        return mean_square(self.predict(context, sample, time) - noise, valid)
 
     def samplers(self) -> tuple[Sampler, ...]:
         """DDIM with 10 and 5 steps, and DDPM with all 100."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from robot_policies.contract import ENERGY, GRADIENT_NORM, Sampler
-from robot_policies.models.chunk import ChunkPolicy
+from robot_policies.models.chunk import ChunkPolicy, mean_square
 from robot_policies.models.trunk import Sizes, Trunk
 
 Objective = Literal["matching", "ebt"]
@@ -70,18 +70,18 @@ class EnergyPolicy(ChunkPolicy):
         norm = gradient.square().flatten(1).mean(1).sqrt()
         return sample - schedule.unsqueeze(-1) * gradient, energy, norm
 
-    def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
+    def loss(self, observation: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
         """See the module."""
         context, _ = self.look(self.seen(observation))
         target = self.normalised(actions, observation)
         if self.objective == "ebt":
-            return self._unrolled_loss(context, target)
+            return self._unrolled_loss(context, target, valid)
         level = torch.rand(len(target), 1, 1)
         sample = target + level * (torch.randn_like(target) - target)
         _, gradient = self.energy(context, sample)
-        return (sample - gradient - target).square().mean()
+        return mean_square(sample - gradient - target, valid)
 
-    def _unrolled_loss(self, context: Tensor, target: Tensor) -> Tensor:
+    def _unrolled_loss(self, context: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         fewest, most = EBT_STEPS
         steps = int(torch.randint(fewest, most + 1, ()))
         size = EBT_STEP_SPREAD ** (2 * torch.rand(len(target), 1, 1) - 1)
@@ -94,7 +94,7 @@ class EnergyPolicy(ChunkPolicy):
             sample = sample.detach()
             with torch.set_grad_enabled(number == steps - 1):
                 sample = sample - size * self.energy(context, sample)[1]
-        return (sample - target).square().mean()
+        return mean_square(sample - target, valid)
 
     def samplers(self) -> tuple[Sampler, ...]:
         """Two and four steps, two with the score of what came out, and as many as it takes.

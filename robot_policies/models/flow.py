@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robot_policies.contract import Sampler
+from robot_policies.models.chunk import mean_square
 from robot_policies.models.diffusion import TimedPolicy
 
 
@@ -21,13 +22,13 @@ class FlowPolicy(TimedPolicy):
         velocity = self.predict(context, sample, schedule[:, :1])
         return (sample + schedule[:, 1:].unsqueeze(-1) * velocity,)
 
-    def loss(self, observation: Tensor, actions: Tensor) -> Tensor:
+    def loss(self, observation: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
         """Mean square error of the velocity, at a random time."""
         context, _ = self.look(self.seen(observation))
         target = self.normalised(actions, observation)
         noise, time = torch.randn_like(target), torch.rand(len(target), 1)
         sample = noise + time.unsqueeze(-1) * (target - noise)
-        return (self.predict(context, sample, time) - (target - noise)).square().mean()
+        return mean_square(self.predict(context, sample, time) - (target - noise), valid)
 
     def samplers(self) -> tuple[Sampler, ...]:
         """With 2, 1 and 4 steps."""

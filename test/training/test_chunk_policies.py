@@ -190,7 +190,7 @@ def share_at_modes(kind: str, sampler: str, steps: int = 500) -> tuple[float, fl
     optimiser = torch.optim.AdamW(policy.train().parameters(), lr=3e-3)
     for _ in range(steps):
         sign = torch.randint(2, (128, 1, 1)) * 2.0 - 1.0
-        loss = policy.loss(torch.zeros(128, 1, 1), sign.expand(-1, 4, -1))
+        loss = policy.loss(torch.zeros(128, 1, 1), sign.expand(-1, 4, -1), torch.ones(128, 4))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
