@@ -175,7 +175,7 @@ class Idle:
 
 def test_an_expert_that_fails_ends_the_collection_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(demonstrations.experts, "make", Idle)
-    with pytest.raises(ValueError, match=r"arm-push, nominal: .*50% .* found 0% of 20"):
+    with pytest.raises(ValueError, match=r"arm-push, nominal: .*25% .* found 0% of 20"):
         gather(PUSH, tmp_path / "set")
 
 
