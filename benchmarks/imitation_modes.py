@@ -8,9 +8,10 @@ same demonstrations, with the same trunk and CPU time. Of each is measured, on e
 was demonstrated:
 
 success     the box is within 3 cm of its goal at the end
-first side  to which side the first chunk leads, all of its Tp steps, drawn several times from the
-            same start; 0 where it is committed to neither (sim.tasks.push_expert.side)
-taken side  to which side the executed episode went
+first side  to which side the first chunk goes, all of its Tp steps, drawn several times from one
+            start: the side whose chunk of the expert is nearer than a quarter of the distance
+            between the expert's two; 0, committed to neither, where none is
+taken side  to which side the executed episode went (sim.tasks.push_expert.side)
 
 Brackets are 95 % intervals by bootstrap over training seeds and episodes. OUTPUT keeps data, runs
 and outcomes, and modes.png: called again, the command goes on. Settings were chosen with other
@@ -78,8 +79,11 @@ FAILING = ("published EBT, 4 steps", "cloning")
 EXPERT = "expert"
 PREDICTED = 16
 """Tp at 50 Hz, by which the expert shows its side."""
+NEAR = 0.25
+"""Of the distance between the expert's two chunks: what is nearer to one of them is committed."""
+RECOVERY = Path(__file__).parents[1] / "config" / "recovery_arm_push.yaml"
 SETTINGS: dict[str, Any] = {
-    "prediction_steps": PREDICTED, "execution_steps": 8, "patch": 8, "batch": 64,
+    "prediction_steps": PREDICTED, "execution_steps": 8, "batch": 64, "width": 128,
     "learning_rate": 2e-3,
 }  # fmt: skip
 """Of all networks; the others are the defaults."""
@@ -98,7 +102,7 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training."""
     data_seed: int = 7
-    cpu_s: float = 150.0
+    cpu_s: float = 240.0
     """CPU time of training, for each network."""
     demonstrations: int = 1500
     """Fewer starts are learned by heart, each with the one side that was shown there."""
@@ -166,7 +170,7 @@ def outcomes_file(options: Options, policy: str, seed: int) -> Path:
 
 def main(options: Options) -> int:
     """Do what is left, print the table and make the picture."""
-    config = CollectConfig(TASK, options.demonstrations, options.data_seed)
+    config = CollectConfig(TASK, options.demonstrations, options.data_seed, randomization=RECOVERY)
     folder = data_folder(options)
     collect(config, folder, resume=folder.exists(), command=" ".join(sys.argv))
     if not (file := outcomes_file(options, EXPERT, 0)).exists():
@@ -261,15 +265,35 @@ def measure(job: Job, sampler: str | None) -> Outcomes:
     network = load_network(job.folder / "checkpoint.pt")
     chunks = first_chunks(network, sampler, starts, job.options.draws)
     (action,) = task.action
-    return judge(task, played, chunks.clip(action.lower, action.upper))
+    ways = np.load(ways_file(job.options))
+    return judge(task, played, chunks.clip(action.lower, action.upper), ways)
 
 
 def measure_expert(options: Options) -> Outcomes:
     """The same of the expert, which draws its sides anew for each draw."""
     task = make_task(options)
     rounds = [play(task, experts.make(TASK, task.scene, draw)) for draw in range(options.draws)]
-    commands = [[episode.rows[ACTION][:PREDICTED] for episode in played] for played in rounds]
-    return judge(task, rounds[0], np.stack(commands, axis=1).astype(float))
+    commands = np.array(
+        [[episode.rows[ACTION][:PREDICTED] for episode in played] for played in rounds], float
+    )
+    sides = np.array([[taken_side(task, episode) for episode in played] for played in rounds])
+    ways = np.stack([_of_side(commands, sides == to) for to in (1, -1)])
+    ways_file(options).parent.mkdir(exist_ok=True)
+    np.save(ways_file(options), ways)
+    return judge(task, rounds[0], commands.swapaxes(0, 1), ways)
+
+
+def ways_file(options: Options) -> Path:
+    """The expert's first chunks to the left and to the right, [2, E, Tp, J] rad."""
+    return options.output / "outcomes" / "ways.npy"
+
+
+def _of_side(commands: FloatArray, chosen: NDArray[np.bool_]) -> FloatArray:
+    """Of [D, E, Tp, J] the mean over the chosen draws [D, E]; NaN where there is none."""
+    weight = (
+        chosen[..., None, None] / np.where(chosen.any(0), chosen.sum(0), np.nan)[:, None, None]
+    )
+    return (commands * weight).sum(0)
 
 
 def play(task: Task, player: experts.Expert) -> list[Demonstration]:
@@ -300,23 +324,33 @@ def first_chunks(
         noise = [network.noise_for(plan, len(starts), generator) for _ in range(draws)]
         samples = [network.generate(observation, plan, drawn).sample for drawn in noise]
     commands = torch.stack(samples, dim=1) * network.action_range + network.action_center
-    return commands.double().numpy()
+    return (commands + network.base(observation)[:, None, None]).double().numpy()
 
 
-def judge(task: Task, played: Sequence[Demonstration], chunks: FloatArray) -> Outcomes:
+def judge(
+    task: Task, played: Sequence[Demonstration], chunks: FloatArray, ways: FloatArray
+) -> Outcomes:
     """Of one training seed: an episode from each start, and first chunks [E, D, Tp, J] rad."""
-    scene = cast(ArmScene, task.scene)
-    taken, first, paths = [], [], []
-    for episode, drawn in zip(played, chunks, strict=True):
-        hand, box, goal = (point(task, episode, name) for name in POINTS)
-        ways = [np.vstack([hand[:1], hand_path(scene, chunk)]) for chunk in drawn]
-        taken.append(side(hand, box[0], goal[0]))
-        first.append([side(way, box[0], goal[0]) for way in ways])
-        paths.append(ways)
     success = np.array([[episode.success for episode in played]])
-    return Outcomes(
-        success, np.array([taken], np.int8), np.array([first], np.int8), np.array(paths[:1])
-    )
+    taken = np.array([[taken_side(task, episode) for episode in played]], np.int8)
+    hand = point(task, played[0], "hand_position")[:1]
+    scene = cast(ArmScene, task.scene)
+    fan = np.array([[np.vstack([hand, hand_path(scene, chunk)]) for chunk in chunks[0]]])
+    return Outcomes(success, taken, first_sides(chunks, ways)[None], fan)
+
+
+def first_sides(chunks: FloatArray, ways: FloatArray) -> SidesArray:
+    """Of chunks [E, D, Tp, J], by the expert's [2, E, Tp, J]: [E, D]."""
+    apart = np.sqrt(np.square(ways[0] - ways[1]).sum((-2, -1)))
+    left, right = (np.sqrt(np.square(chunks - way[:, None]).sum((-2, -1))) for way in ways)
+    near = NEAR * apart[:, None]
+    return ((left < near).astype(np.int8) - (right < near).astype(np.int8)).astype(np.int8)
+
+
+def taken_side(task: Task, episode: Demonstration) -> int:
+    """Which way the hand went."""
+    hand, box, goal = (point(task, episode, name) for name in POINTS)
+    return side(hand, box[0], goal[0])
 
 
 POINTS = ("hand_position", "box_position", "goal_position")
