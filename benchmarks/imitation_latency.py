@@ -10,10 +10,12 @@ all      all of these
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/imitation_latency.py latency
 
-One thread. What is timed takes turns in random order, block by block, so that a busy machine hits
-all alike; the weights are random but for parity, and time does not depend on them. Brackets are
-95 % intervals of medians and of their ratios, by bootstrap over blocks, paired by block. Exit code
-1 when a goal is missed, 2 where something to measure is missing.
+One thread. What is timed takes turns in random order, block by block; the weights are random but
+for parity, and time does not depend on them. A busy machine interrupts long calls, and seldom
+short ones: ratios are therefore of CPU time. Medians are of wall time, and say too much where the
+share of it that was spent on the CPU, printed beside, is much below 100 %. Brackets are 95 %
+intervals of medians and of their ratios, by bootstrap over blocks, paired by block. Exit code 1
+when a goal is missed, 2 where something to measure is missing.
 """
 
 from __future__ import annotations
@@ -86,8 +88,8 @@ SAMPLERS: dict[str, tuple[str | None, ...]] = {
 }
 ENERGY, DDPM = "energy two-steps", "diffusion ddpm-100"
 
-Timed = Callable[[int], Sequence[float]]
-"""Makes so many calls, and tells the seconds of each."""
+Timed = Callable[[int], Sequence[Sequence[float]]]
+"""Makes so many calls, and tells the seconds of each: by the clock, and on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -275,13 +277,13 @@ def latency(options: Latency) -> Iterator[bool]:
                 name = f"{kind} {sampler or 'direct'}"
                 contenders[name] = onboard_chunk(bundle, sampler, options.seed)
                 parameters[name] = count(policy)
-        times = measure(contenders, options.blocks, options.calls, options.seed)
+        times, cpu = measure(contenders, options.blocks, options.calls, options.seed)
         print(f"\nlatency, {size} size {SIZES[size]}, U-Net {UNETS[size].width} wide: ms a chunk")
-        print(latency_table(times, parameters, (ENERGY,)))
+        print(latency_table(times, cpu, parameters, (ENERGY,)))
         if size in CHUNK_GOAL_MS:
             found, goal = median(times[ENERGY]), CHUNK_GOAL_MS[size]
             yield verdict(found.value <= goal, f"{ENERGY}: {found} ms, goal {goal:g} ms")
-        share = ratio(times[DDPM], times[ENERGY])
+        share = ratio(cpu[DDPM], cpu[ENERGY])
         if size == "large":
             met = share.value >= RATIO_GOAL
             yield verdict(met, f"{DDPM} / {ENERGY}: {share}, goal {RATIO_GOAL:g}")
@@ -292,7 +294,7 @@ def onboard_chunk(bundle: PolicyBundle, sampler: str | None, seed: int) -> Timed
     shape = (64, 1, bundle.contract.observation_size)
     signals = [{"state": x} for x in generator.standard_normal(shape, dtype=np.float32)]
     calls = iter(range(sys.maxsize))
-    return timed(lambda: policy.step(signals[next(calls) % len(signals)]), time.perf_counter)
+    return timed(lambda: policy.step(signals[next(calls) % len(signals)]))
 
 
 # VmHWM and not getrusage, whose figure a child inherits from the process that started it.
@@ -394,14 +396,13 @@ def steps(options: Steps) -> Iterator[bool]:
         torch.manual_seed(options.seed)
         losses.append(policies[name].loss(*batch).item())
     contenders = {
-        name: timed(training_step(policy, lambda: batch), time.process_time)
-        for name, policy in policies.items()
+        name: timed(training_step(policy, lambda: batch)) for name, policy in policies.items()
     }
-    times = measure(contenders, options.blocks, options.calls, options.seed)
-    print(f"\nsteps, {options.size} size, batch {options.batch}: CPU ms of a step of training")
+    times, cpu = measure(contenders, options.blocks, options.calls, options.seed)
+    print(f"\nsteps, {options.size} size, batch {options.batch}: ms of a step of training")
     parameters = {name: count(policy) for name, policy in policies.items()}
-    print(latency_table(times, parameters, (BY_HAND,)))
-    share = ratio(times[BY_AUTOGRAD], times[BY_HAND])
+    print(latency_table(times, cpu, parameters, (BY_HAND,)))
+    share = ratio(cpu[BY_AUTOGRAD], cpu[BY_HAND])
     faster = "by hand" if share.value > 1 else "by autograd"
     print(f"by autograd / by hand: {share}: training is faster {faster}")
     yield verdict(bool(np.isclose(*losses, rtol=1e-4)), f"the same loss: {losses}")
@@ -452,21 +453,21 @@ def peer(options: Peer) -> Iterator[bool]:
                     name = f"{kind} {sampler}"
                     contenders[name] = onboard_chunk(bundle, sampler, options.seed)
                     parameters[name] = count(policy)
-            times = measure(contenders, options.blocks, options.calls, options.seed)
+            times, cpu = measure(contenders, options.blocks, options.calls, options.seed)
         print(
             f"\npeer, {size} size, U-Nets {given.widths} wide: ms a chunk; "
             f"LeRobot {about['lerobot']}, eager torch {about['torch']}"
         )
-        print(latency_table(times, parameters, theirs))
-        yield from peer_verdicts(times, theirs)
+        print(latency_table(times, cpu, parameters, theirs))
+        yield from peer_verdicts(cpu, theirs)
 
 
-def peer_verdicts(times: Mapping[str, np.ndarray], theirs: Sequence[str]) -> Iterator[bool]:
+def peer_verdicts(cpu: Mapping[str, np.ndarray], theirs: Sequence[str]) -> Iterator[bool]:
     """Ours against LeRobot's with as many steps; energy against both."""
-    for ours in times:
+    for ours in cpu:
         for other in theirs:
             if ours not in theirs and ours.split()[-1] in (other.split()[-1], "two-steps"):
-                share = ratio(times[other], times[ours])
+                share = ratio(cpu[other], cpu[ours])
                 met = share.value >= PEER_GOAL
                 yield verdict(met, f"{other} / {ours}: {share}, goal {PEER_GOAL:g}")
 
@@ -535,13 +536,13 @@ def count(policy: ChunkPolicy) -> int:
 # What all measure with, and print.
 
 
-def timed(call: Callable[[], object], clock: Callable[[], float]) -> Timed:
-    def several(calls: int) -> list[float]:
+def timed(call: Callable[[], object]) -> Timed:
+    def several(calls: int) -> list[tuple[float, float]]:
         seconds = []
         for _ in range(calls):
-            started = clock()
+            started, spent = time.perf_counter(), time.process_time()
             call()
-            seconds.append(clock() - started)
+            seconds.append((time.perf_counter() - started, time.process_time() - spent))
         return seconds
 
     return several
@@ -549,16 +550,17 @@ def timed(call: Callable[[], object], clock: Callable[[], float]) -> Timed:
 
 def measure(
     contenders: Mapping[str, Timed], blocks: int, calls: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Milliseconds [blocks, calls] by contender, after a block that warms up."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Milliseconds [blocks, calls] by contender, after a block that warms up: wall, and CPU."""
     generator = np.random.default_rng(seed)
-    found: dict[str, list[Sequence[float]]] = {name: [] for name in contenders}
+    found: dict[str, list[Sequence[Sequence[float]]]] = {name: [] for name in contenders}
     for block in range(blocks + 1):
         for name in generator.permutation(list(contenders)):
             seconds = contenders[name](calls)
             if block:
                 found[name].append(seconds)
-    return {name: 1e3 * np.array(seconds) for name, seconds in found.items()}
+    both = {name: 1e3 * np.array(seconds) for name, seconds in found.items()}
+    return {n: x[..., 0] for n, x in both.items()}, {n: x[..., 1] for n, x in both.items()}
 
 
 def median(times: np.ndarray) -> Estimate:
@@ -579,14 +581,16 @@ def bootstrap(statistic: Callable[..., Any], *times: np.ndarray) -> Estimate:
 
 
 def latency_table(
-    times: Mapping[str, np.ndarray], parameters: Mapping[str, int], yardsticks: Sequence[str]
-) -> str:
-    columns = ["", "parameters", "n", "median", "p99"]
+    times: Mapping[str, np.ndarray], cpu: Mapping[str, np.ndarray],
+    parameters: Mapping[str, int], yardsticks: Sequence[str],
+) -> str:  # fmt: skip
+    columns = ["", "parameters", "n", "median", "p99", "on the CPU"]
     columns += [f"in times of {name}" for name in yardsticks]
     rows = [
-        [name, f"{parameters[name]:,}", str(found.size), str(median(found)),
-         f"{np.quantile(found, 0.99):.4g}", *(str(ratio(found, times[y])) for y in yardsticks)]
-        for name, found in times.items()
+        [name, f"{parameters[name]:,}", str(wall.size), str(median(wall)),
+         f"{np.quantile(wall, 0.99):.4g}", f"{cpu[name].sum() / wall.sum():.0%}",
+         *(str(ratio(cpu[name], cpu[other])) for other in yardsticks)]
+        for name, wall in times.items()
     ]  # fmt: skip
     return text_table(columns, rows)
 

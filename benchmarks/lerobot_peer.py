@@ -8,7 +8,8 @@ to its advantage.
     PYTHON benchmarks/lerobot_peer.py '{"observation_steps": 2, ...}'    see Policies
 
 It first prints {"parameters": N, "lerobot": version, "torch": version}; then each line of its
-input, {"sampler": "ddim-10", "chunks": 3}, is answered by a line with the seconds of each chunk.
+input, {"sampler": "ddim-10", "chunks": 3}, is answered by a line with [wall, CPU] seconds of each
+chunk.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Policies:
 @contextmanager
 def serve(
     python: str | Path, given: Policies
-) -> Iterator[tuple[dict[str, Any], Callable[[str, int], list[float]]]]:
+) -> Iterator[tuple[dict[str, Any], Callable[[str, int], list[list[float]]]]]:
     """Start the server; what it says of itself, and what asks for (sampler, chunks).
 
     Raises ConnectionError where it ends before it answers.
@@ -63,7 +64,7 @@ def serve(
                 raise ConnectionError(f"{python}: {expected}")
             return json.loads(line)
 
-        def ask(sampler: str, chunks: int) -> list[float]:
+        def ask(sampler: str, chunks: int) -> list[list[float]]:
             requests.write(json.dumps({"sampler": sampler, "chunks": chunks}) + "\n")
             requests.flush()
             return answer()
@@ -113,8 +114,8 @@ def build(given: Policies, kind: str, steps: int) -> Any:
     return DiffusionPolicy(config).eval()
 
 
-def chunk_s(policy: Any, given: Policies) -> float:
-    """Seconds of the call that computes a chunk; those that only play it are not timed."""
+def chunk_s(policy: Any, given: Policies) -> tuple[float, float]:
+    """Wall and CPU seconds of the call that makes a chunk; those that play it are not timed."""
     import torch
 
     seen = {
@@ -122,9 +123,9 @@ def chunk_s(policy: Any, given: Policies) -> float:
         "observation.environment_state": torch.randn(1, given.environment),
     }
     with torch.inference_mode():
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), time.process_time()
         policy.select_action(seen)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started, time.process_time() - spent
         for _ in range(given.execution_steps - 1):
             policy.select_action(seen)
     return seconds
