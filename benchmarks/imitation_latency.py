@@ -398,10 +398,10 @@ def steps(options: Steps) -> Iterator[bool]:
     contenders = {
         name: timed(training_step(policy, lambda: batch)) for name, policy in policies.items()
     }
-    times, cpu = measure(contenders, options.blocks, options.calls, options.seed)
-    print(f"\nsteps, {options.size} size, batch {options.batch}: ms of a step of training")
+    _, cpu = measure(contenders, options.blocks, options.calls, options.seed)
+    print(f"\nsteps, {options.size} size, batch {options.batch}: CPU ms of a step of training")
     parameters = {name: count(policy) for name, policy in policies.items()}
-    print(latency_table(times, cpu, parameters, (BY_HAND,)))
+    print(latency_table(cpu, cpu, parameters, (BY_HAND,)))
     share = ratio(cpu[BY_AUTOGRAD], cpu[BY_HAND])
     faster = "by hand" if share.value > 1 else "by autograd"
     print(f"by autograd / by hand: {share}: training is faster {faster}")

@@ -53,9 +53,6 @@ CHECKPOINT_S = 30.0
 LOG_EVERY = 50
 EVALUATION_SEED = 20_000
 """Of the short evaluations: not one that people give."""
-TOLERANCE = {"diffusion": 1e-3}
-"""Of a replay, by family; 1e-4 of the others. Diffusion's first step, at almost pure noise,
-divides a difference in rounding by 5e-4, before it clips what it gives."""
 
 Check = tuple[bool, str, str, Any]
 """Whether it holds, of which key, what was expected, what was found."""
@@ -455,7 +452,7 @@ def contract_of(
         noise=tuple(noise),
         feature="feature",
         gains=interface.gains,
-        tolerance=TOLERANCE.get(family, 1e-4),
+        tolerance=1e-4,
         provenance=origin,
         calibration=None,
         refinement=Refinement(policy.shape, policy.columns, policy.told, samplers)

@@ -1,9 +1,11 @@
 """Diffusion Policy: a chunk is denoised step by step (arXiv 2303.04137).
 
-Training and schedules are diffusers' DDPM: 100 levels, squared cosine, the noise is predicted, the
-clean chunk is clipped to -1 to 1. Sampling by DDPM, or by DDIM (arXiv 2010.02502) with "trailing"
-levels, which begin at pure noise (arXiv 2305.08891). A row of a schedule has the coefficients of
-one step, so that one graph serves all samplers.
+Training and schedules are diffusers' DDPM: 100 levels, squared cosine, the clean chunk is clipped
+to -1 to 1. The velocity is predicted (arXiv 2202.00512), not the noise as in the paper: at the
+first levels, which are almost pure noise, the noise does not tell what is clean. Sampling by DDPM,
+or by DDIM (arXiv 2010.02502) with "trailing" levels, which begin at pure noise and ask for the
+velocity (arXiv 2305.08891). A row of a schedule has the coefficients of one step, so that one
+graph serves all samplers.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class DiffusionPolicy(TimedPolicy):
     """See the module."""
 
     columns = (
-        "time", "clean_of_sample", "clean_of_noise", "next_of_clean", "next_of_sample",
-        "next_of_noise", "next_of_fresh_noise",
+        "time", "clean_of_sample", "clean_of_velocity", "next_of_clean", "next_of_sample",
+        "next_of_velocity", "next_of_fresh_noise",
     )  # fmt: skip
     takes_fresh_noise = True
 
@@ -66,21 +68,22 @@ class DiffusionPolicy(TimedPolicy):
     ) -> tuple[Tensor, ...]:
         """One step of DDPM or DDIM, as the row says."""
         assert fresh is not None
-        noise = self.predict(context, sample, schedule[:, :1])
+        velocity = self.predict(context, sample, schedule[:, :1])
         row = schedule[:, 1:].unsqueeze(-1).unsqueeze(-1).unbind(1)
-        clean = (row[0] * sample + row[1] * noise).clamp(-1.0, 1.0)
-        return (row[2] * clean + row[3] * sample + row[4] * noise + row[5] * fresh,)
+        clean = (row[0] * sample + row[1] * velocity).clamp(-1.0, 1.0)
+        return (row[2] * clean + row[3] * sample + row[4] * velocity + row[5] * fresh,)
 
     def loss(self, observation: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
-        """Mean square error of the predicted noise, at a random level."""
+        """Mean square error of the predicted velocity, at a random level."""
         context, _ = self.look(self.seen(observation))
         target = self.normalised(actions, observation)
         level = torch.randint(LEVELS, (len(target),))
         kept = self.get_buffer("kept")[level][:, None, None]
         noise = torch.randn_like(target)
         sample = kept.sqrt() * target + (1 - kept).sqrt() * noise
+        velocity = kept.sqrt() * noise - (1 - kept).sqrt() * target
         time = (level / LEVELS).unsqueeze(1)
-        return mean_square(self.predict(context, sample, time) - noise, valid)
+        return mean_square(self.predict(context, sample, time) - velocity, valid)
 
     def samplers(self) -> tuple[Sampler, ...]:
         """DDIM with 10 and 5 steps, and DDPM with all 100."""
@@ -110,7 +113,9 @@ def ddim_rows(steps: int) -> Iterator[Row]:
     for level in scheduler.timesteps.tolist():
         before = level - LEVELS // steps
         following = kept[before] if before >= 0 else 1.0
-        yield (*_clean(level, kept), following**0.5, 0.0, (1 - following) ** 0.5, 0.0)
+        of_noise = (1 - following) ** 0.5
+        of_sample, of_velocity = of_noise * (1 - kept[level]) ** 0.5, of_noise * kept[level] ** 0.5
+        yield (*_clean(level, kept), following**0.5, of_sample, of_velocity, 0.0)
 
 
 def ddpm_rows() -> Iterator[Row]:
@@ -127,6 +132,5 @@ def ddpm_rows() -> Iterator[Row]:
 
 
 def _clean(level: int, kept: list[float]) -> Row:
-    """Time, and the coefficients by which sample and noise give the clean chunk."""
-    share = kept[level]
-    return level / LEVELS, share**-0.5, -(((1 - share) / share) ** 0.5)
+    """Time, and the coefficients by which sample and velocity give the clean chunk."""
+    return level / LEVELS, kept[level] ** 0.5, -((1 - kept[level]) ** 0.5)

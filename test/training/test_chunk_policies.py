@@ -142,35 +142,40 @@ def test_the_gradient_of_the_energy_is_exact():
 def test_ddim_is_that_of_diffusers(steps):
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    theirs = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
+    theirs = DDIMScheduler(
+        100, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing",
+        prediction_type="v_prediction",
+    )  # fmt: skip
     theirs.set_timesteps(steps)
     policy = make("diffusion")
     context, _ = policy.look(torch.randn(3, 2, 5))
     sample = mine = torch.randn(3, 8, 3)
     with torch.no_grad():
         for level, row in zip(theirs.timesteps, ddim_rows(steps), strict=True):
-            noise = policy.predict(context, sample, (level / 100).expand(3, 1))
-            sample = theirs.step(noise, level, sample).prev_sample
+            velocity = policy.predict(context, sample, (level / 100).expand(3, 1))
+            sample = theirs.step(velocity, level, sample).prev_sample
             schedule = torch.tensor(row).expand(3, -1)
             (mine,) = policy.refine(context, mine, schedule, torch.zeros_like(mine))
-    assert torch.allclose(mine, sample, atol=1e-4)
+    assert torch.allclose(mine, sample, atol=1e-5)
 
 
 def test_ddpm_is_that_of_diffusers():
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    theirs = DDPMScheduler(100, beta_schedule="squaredcos_cap_v2")
+    theirs = DDPMScheduler(
+        100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+    )
     policy = make("diffusion")
     context, _ = policy.look(torch.randn(3, 2, 5))
     for level, row in zip(reversed(range(100)), ddpm_rows(), strict=True):
         sample = torch.randn(3, 8, 3)
-        noise = policy.predict(context, sample, torch.full((3, 1), level / 100))
+        velocity = policy.predict(context, sample, torch.full((3, 1), level / 100))
         generator = torch.Generator().manual_seed(level)
-        expected = theirs.step(noise, level, sample, generator=generator).prev_sample
+        expected = theirs.step(velocity, level, sample, generator=generator).prev_sample
         fresh = torch.randn(3, 8, 3, generator=torch.Generator().manual_seed(level))
         schedule = torch.tensor(row).expand(3, -1)
         (found,) = policy.refine(context, sample, schedule, fresh)
-        assert torch.allclose(found, expected, atol=1e-4)
+        assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_the_schedule_begins_at_pure_noise():
