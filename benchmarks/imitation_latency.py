@@ -140,7 +140,7 @@ class Steps:
 
     seed: int = 0
     size: Size = "zoo"
-    batch: int = 128
+    batch: int = 64
     blocks: int = 30
     calls: int = 5
     """Steps in a block."""
@@ -412,7 +412,9 @@ def training_step(
     policy: ChunkPolicy, take: Callable[[], tuple[Tensor, Tensor, Tensor]]
 ) -> Callable[[], None]:
     """Loss, gradients, their norm and AdamW, as sim.imitation does it."""
-    optimiser = torch.optim.AdamW(policy.train().parameters(), lr=1e-3, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(
+        policy.train().parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True
+    )
 
     def step() -> None:
         optimiser.zero_grad()

@@ -86,10 +86,10 @@ class ImitationConfig:
     """Actions in a token."""
     width: int = 96
     layers: int = 2
-    heads: int = 4
-    steps: int = 4000
+    heads: int = 2
+    steps: int = 5000
     """Of the optimiser (AdamW)."""
-    batch: int = 128
+    batch: int = 64
     learning_rate: float = 1e-3
     """After a warm-up it falls along a cosine to a fiftieth."""
     warm_up: int = 100
@@ -315,7 +315,7 @@ def learn(
     smooth = cast(ChunkPolicy, average.module).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         policy.parameters(), lr=config.learning_rate, betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
+        weight_decay=config.weight_decay, fused=True,
     )  # fmt: skip
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config))
     parts = {"policy": policy, "average": average, "optimiser": optimiser, "schedule": schedule}

@@ -41,7 +41,7 @@ class Sizes:
     width: int = 96
     """d, a multiple of `heads`."""
     layers: int = 2
-    heads: int = 4
+    heads: int = 2
     expansion: int = 2
     """Width of the feed-forward layers, in d."""
 

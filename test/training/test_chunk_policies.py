@@ -162,9 +162,7 @@ def test_ddim_is_that_of_diffusers(steps):
 def test_ddpm_is_that_of_diffusers():
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    theirs = DDPMScheduler(
-        100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
-    )
+    theirs = DDPMScheduler(100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     policy = make("diffusion")
     context, _ = policy.look(torch.randn(3, 2, 5))
     for level, row in zip(reversed(range(100)), ddpm_rows(), strict=True):
