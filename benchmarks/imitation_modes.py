@@ -33,7 +33,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import tyro
-from imitation_success import percent, step_cost, training_seconds
+from imitation_success import MEASURED_STEPS, percent, step_cost, training_seconds
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -45,7 +45,7 @@ from sim import tasks
 from sim.demonstrations import ACTION, STATE, CollectConfig, Demonstration, attempts, collect
 from sim.draws import FloatArray
 from sim.estimate import Estimate
-from sim.imitation import ImitationConfig, element_names, read, split, train_bundle
+from sim.imitation import ImitationConfig, element_names, train_bundle
 from sim.randomization import IdArray
 from sim.runs import write_atomically
 from sim.tables import text_table
@@ -206,13 +206,10 @@ def affordable_steps(options: Options) -> dict[str, int]:
     file = options.output / "steps.json"
     if file.exists():
         return json.loads(file.read_text())
-    torch.set_num_threads(1)
     found = {}
     for network in TRAINED:
-        config = configuration(options, network, 0, 1)
-        dataset, interface = read(config)
-        learned, _ = split(dataset, config)
-        found[network] = round(options.cpu_s / step_cost(config, learned, interface))
+        config = configuration(options, network, 0, MEASURED_STEPS)
+        found[network] = round(options.cpu_s / step_cost(config, options.workers))
     write_atomically(file, json.dumps(found))
     return found
 

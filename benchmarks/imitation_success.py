@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,14 +36,13 @@ from robot_policies import load_policy
 from sim import tasks
 from sim.demonstrations import CollectConfig, attempts, collect
 from sim.estimate import Estimate
-from sim.imitation import ImitationConfig, Samples, new_policy, read, split, train_bundle
+from sim.imitation import ImitationConfig, train_bundle
 from sim.randomization_terms import load
 from sim.runs import write_atomically
 from sim.tables import text_table
 from sim.tasks import experts
 from sim.tasks.evaluation import Options as Evaluated
 from sim.tasks.evaluation import evaluate
-from sim.tasks.scene import Interface
 
 CONFIG = Path(__file__).parents[1] / "config"
 RECOVERY = CONFIG / "recovery_meta_world.yaml"
@@ -70,6 +69,7 @@ NOMINAL_ONLY = (DDPM,)
 """Not perturbed: it takes as long to evaluate as all others together."""
 NOMINAL_GOAL, TASKS_GOAL = 0.95, 4
 EVALUATION_SEED, DATA_SEED = 1234, 7
+MEASURED_STEPS = 300
 BOOTSTRAPS = 2000
 Outcomes = dict[tuple[str, str, str], np.ndarray]
 """(task, policy, case) -> success [seeds, episodes]."""
@@ -182,34 +182,30 @@ def affordable_steps(options: Options) -> dict[str, int]:
     file = options.output / "steps.json"
     if file.exists():
         return json.loads(file.read_text())
-    torch.set_num_threads(1)
     found = {}
     for family in FAMILIES:
-        config = configuration(options, options.tasks[0], family, 0, 1)
-        dataset, interface = read(config)
-        learned, _ = split(dataset, config)
-        cost = step_cost(config, learned, interface)
+        config = configuration(options, options.tasks[0], family, 0, MEASURED_STEPS)
+        cost = step_cost(config, options.workers)
         found[family] = round(options.cpu_s / cost)
         print(f"{family}: {1e3 * cost:.1f} ms a step, {found[family]} steps", file=sys.stderr)
     write_atomically(file, json.dumps(found))
     return found
 
 
-def step_cost(
-    config: ImitationConfig, learned: Samples, interface: Interface, steps: int = 60
-) -> float:
-    """CPU seconds of a step of the optimiser: the median, after a warm-up."""
-    policy = new_policy(config, learned, interface)
-    optimiser = torch.optim.AdamW(policy.parameters(), fused=True)
-    costs = []
-    for _ in range(steps):
-        started = time.process_time()
-        policy.loss(*learned.take(torch.randint(len(learned), (config.batch,)))).backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.clip)
-        optimiser.step()
-        optimiser.zero_grad()
-        costs.append(time.process_time() - started)
-    return float(np.median(costs[10:]))
+def step_cost(config: ImitationConfig, workers: int) -> float:
+    """CPU seconds of a step of training, by a short one in each of the workers.
+
+    All at once: what one does on a core makes the other's work slower, and not all work alike.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn) as pool:
+        return float(np.mean(list(pool.map(_short_training, [config] * workers))))
+
+
+def _short_training(config: ImitationConfig) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        train_bundle(config, Path(folder, "run"), resume=False, threads=1, command="measured")
+        return training_seconds(Path(folder, "run")) / config.steps
 
 
 def work(job: Job) -> Job:
