@@ -344,7 +344,7 @@ def minus(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> Estimate:
 
 
 def _mean(part: Any, rows: np.ndarray, columns: np.ndarray) -> float:
-    return part[rows][:, columns].mean()
+    return part[rows[0]][:, columns].mean()
 
 
 def _difference(pair: Any, rows: np.ndarray, columns: np.ndarray) -> float:
@@ -353,12 +353,13 @@ def _difference(pair: Any, rows: np.ndarray, columns: np.ndarray) -> float:
 
 def _bootstrap(parts: Sequence[Any], statistic: Callable[..., float]) -> Estimate:
     generator = np.random.default_rng(0)
-    shape = np.shape(parts[0])[-2:]
-    every = tuple(map(np.arange, shape))
+    seeds, episodes = np.shape(parts[0])[-2:]
+    every = np.tile(np.arange(seeds), (2, 1)), np.arange(episodes)
     drawn = []
     for _ in range(BOOTSTRAPS):
-        # The same draw for all parts: one training seed is one seed on every task.
-        rows, columns = (generator.integers(size, size=size) for size in shape)
+        # The same draws for all parts: one training seed is one seed on every task.
+        rows = generator.integers(seeds, size=(2, seeds))
+        columns = generator.integers(episodes, size=episodes)
         drawn.append(np.mean([statistic(part, rows, columns) for part in parts]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     value = float(np.mean([statistic(part, *every) for part in parts]))
