@@ -45,6 +45,13 @@ class Window:
         """Samples that must have come before its value is known, where it has an end."""
         return 0 if self.past else self.end or 0
 
+    def seen(self, trace: Trace, times: int) -> int:
+        """How many of the T samples the first `times` of its values depend on."""
+        length = next(iter(trace.values())).shape[-1]
+        if self.past:
+            return times
+        return length if self.end is None else min(times + self.end, length)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -66,9 +73,10 @@ class Comparison:
         """Samples ahead of now that its value depends on."""
         return 0
 
-    def robustness(self, trace: Trace) -> Array:
-        """[..., T] at every time."""
-        value = abs(trace[self.signal]) if self.absolute else trace[self.signal]
+    def robustness(self, trace: Trace, times: int) -> Array:
+        """[..., times] at the first ones of T."""
+        value = trace[self.signal][..., :times]
+        value = abs(value) if self.absolute else value
         return (value - self.threshold) * (self.sign / self.scale)
 
 
@@ -83,9 +91,9 @@ class Not:
         """Samples ahead of now that its value depends on."""
         return self.children[0].horizon
 
-    def robustness(self, trace: Trace) -> Array:
-        """[..., T] at every time."""
-        return -self.children[0].robustness(trace)
+    def robustness(self, trace: Trace, times: int) -> Array:
+        """[..., times] at the first ones of T."""
+        return -self.children[0].robustness(trace, times)
 
 
 @dataclass(frozen=True)
@@ -100,9 +108,9 @@ class Junction:
         """Samples ahead of now that its value depends on."""
         return max(child.horizon for child in self.children)
 
-    def robustness(self, trace: Trace) -> Array:
-        """[..., T] at every time."""
-        first, *others = (child.robustness(trace) for child in self.children)
+    def robustness(self, trace: Trace, times: int) -> Array:
+        """[..., times] at the first ones of T."""
+        first, *others = (child.robustness(trace, times) for child in self.children)
         combine = least if self.all else most
         for other in others:
             (first,) = combine(_library(first), (first,), (other,))
@@ -122,11 +130,16 @@ class Extreme:
         """Samples ahead of now that its value depends on."""
         return self.children[0].horizon + self.window.horizon
 
-    def robustness(self, trace: Trace) -> Array:
-        """[..., T] at every time."""
-        values = (self.children[0].robustness(trace),)
+    def robustness(self, trace: Trace, times: int) -> Array:
+        """[..., times] at the first ones of T."""
+        seen = self.window.seen(trace, times)
+        values = self.children[0].robustness(trace, seen)
+        if times == 1 and not self.window.past and self.window.begin < seen:
+            library = _library(values)
+            extreme = library.amin if self.all else library.amax
+            return extreme(values[..., self.window.begin :], -1)[..., None]
         combine, neutral = (least, (INF,)) if self.all else (most, (-INF,))
-        return windowed(combine, neutral, values, self.window)[0]
+        return windowed(combine, neutral, (values,), self.window)[0][..., :times]
 
 
 @dataclass(frozen=True)
@@ -141,15 +154,16 @@ class Until:
         """Samples ahead of now that its value depends on."""
         return max(child.horizon for child in self.children) + self.window.horizon
 
-    def robustness(self, trace: Trace) -> Array:
-        """[..., T] at every time."""
-        held, reached = (child.robustness(trace) for child in self.children)
+    def robustness(self, trace: Trace, times: int) -> Array:
+        """[..., times] at the first ones of T."""
+        seen = self.window.seen(trace, times)
+        held, reached = (child.robustness(trace, seen) for child in self.children)
         value, _ = windowed(reach, (-INF, INF), (reached, held), self.window)
-        if self.window.begin == 0:
-            return value
-        before = Window(self.window.past, 0, self.window.begin - 1)
-        (kept,) = windowed(least, (INF,), (held,), before)
-        return least(_library(value), (value,), (kept,))[0]
+        if self.window.begin:
+            before = Window(self.window.past, 0, self.window.begin - 1)
+            (kept,) = windowed(least, (INF,), (held,), before)
+            value = _library(value).minimum(value, kept)
+        return value[..., :times]
 
 
 Formula = Comparison | Not | Junction | Extreme | Until
@@ -228,12 +242,13 @@ class Specification:
     clauses: tuple[Specification, ...] = field(repr=False)
     """The parts that `and` joins, where there are several; else nothing."""
 
-    def robustness(self, trace: Trace) -> Array:
-        """At every time of the traces: of the whole specification, read [..., 0].
+    def robustness(self, trace: Trace, times: int | None = None) -> Array:
+        """[..., T] at every time of the traces; [..., 0] is whether they are as specified.
 
         Args:
             trace: signal -> [..., T] floats, numpy or torch, in the units of `signals`; others
                 are not looked at.
+            times: of the first ones only, which is quicker: 1 where the verdict is all.
 
         Raises:
             InputError: a signal is missing, of another shape than the first, or not finite.
@@ -241,7 +256,8 @@ class Specification:
         wanted = {name: trace[name] for name in self.signals if name in trace}
         if violations := list(self._violations(wanted)):
             raise InputError(violations)
-        return self.formula.robustness(wanted)
+        length = next(iter(wanted.values())).shape[-1]
+        return self.formula.robustness(wanted, length if times is None else min(times, length))
 
     def monitor(self) -> Monitor:
         """For samples one by one. Raises InputError for what would never be known."""
@@ -251,13 +267,13 @@ class Specification:
 
     @property
     def horizon_s(self) -> float:
-        """s after which the monitor knows whether it held."""
+        """S after which the monitor knows whether it held."""
         return self.formula.horizon * self.dt
 
     def worst_clause(self, trace: Trace) -> tuple[Array, Array]:
         """Robustness [...] of the least robust clause at time 0, and its number [...]."""
         clauses = self.clauses or (self,)
-        found = np.stack([np.asarray(clause.robustness(trace))[..., 0] for clause in clauses])
+        found = np.stack([np.asarray(clause.robustness(trace, 1))[..., 0] for clause in clauses])
         return found.min(0), found.argmin(0)
 
     def _violations(self, trace: Trace) -> Iterator[Violation]:

@@ -24,6 +24,7 @@ Sample = Mapping[str, float]
 Update = Callable[[Sample], float | None]
 """Takes the newest sample; gives the value of `horizon` samples ago, or None before there is one.
 """
+EXTREMES = {True: "always", False: "eventually"}
 Slide = Callable[[Any], Any]
 Pair = tuple[float, float]
 
@@ -54,7 +55,7 @@ class Monitor:
         """The robustness `horizon_s` ago; None before there is such a time.
 
         Args:
-            sample: signal -> its value now, in the specification's units; others are not looked at.
+            sample: signal -> its value now, in the specification's units.
 
         Raises:
             InputError: a signal is missing or not finite; the sample is not taken.
@@ -71,14 +72,15 @@ class Monitor:
 
 
 def _never_known(formula: Formula, inside: bool) -> Iterator[Violation]:
-    window = getattr(formula, "window", None)
-    open_ended = window is not None and not window.past and window.end is None
-    if open_ended and (inside or isinstance(formula, Until)):
-        what = "until" if isinstance(formula, Until) else "always" if formula.all else "eventually"
-        mend = "give it a window, such as [0, 5 s]; or look at whole traces instead"
-        yield Violation(what, "an end, to be monitored", "none", mend)
+    temporal = isinstance(formula, Extreme | Until)
+    if temporal and not formula.window.past and formula.window.end is None:
+        at_the_root = isinstance(formula, Extreme) and not inside
+        if not at_the_root:
+            what = "until" if isinstance(formula, Until) else EXTREMES[formula.all]
+            mend = "give it a window, such as [0, 5 s]; or look at whole traces instead"
+            yield Violation(what, "an end, to be monitored", "none", mend)
     for child in formula.children:
-        yield from _never_known(child, inside or window is not None)
+        yield from _never_known(child, inside or temporal)
 
 
 def _compile(formula: Formula) -> Update:

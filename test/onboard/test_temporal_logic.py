@@ -92,7 +92,7 @@ def test_what_is_no_specification_is_refused_with_its_place(text, told):
 
 def test_traces_that_do_not_fit_are_refused():
     specification = parse("tilt < 1 rad and x < 1", SIGNALS, dt=1.0)
-    with pytest.raises(InputError, match="signal x: expected .*found no such signal"):
+    with pytest.raises(InputError, match=r"signal x: expected .*found no such signal"):
         specification.robustness({"tilt": np.zeros(3)})
     with pytest.raises(InputError, match="as the others, found"):
         specification.robustness({"tilt": np.zeros(3), "x": np.zeros(4)})
@@ -121,7 +121,7 @@ def test_open_ended_the_monitor_tells_the_worst_so_far():
 def test_a_file_is_read_or_named(tmp_path):
     (tmp_path / "hover.stl").write_text(HOVER)
     assert read(tmp_path / "hover.stl", SIGNALS, 0.1) == parse(HOVER, SIGNALS, 0.1)
-    with pytest.raises(InputError, match="none.stl: expected a specification"):
+    with pytest.raises(InputError, match=r"none\.stl: expected a specification"):
         read(tmp_path / "none.stl", SIGNALS, 0.1)
 
 
@@ -157,6 +157,9 @@ def test_robustness_is_that_of_the_definition(text, seed):
     trace = _random_trace(seed)
     expected = [_defined(specification.formula, trace, t) for t in range(len(trace["x"]))]
     np.testing.assert_allclose(specification.robustness(trace), expected, atol=1e-12)
+    for times in (1, 5):
+        first = specification.robustness(trace, times)
+        np.testing.assert_allclose(first, expected[:times], atol=1e-12)
 
 
 @settings(max_examples=200, deadline=None)
