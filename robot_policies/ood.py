@@ -15,7 +15,7 @@ from the same behaviour, or what is found is the difference between behaviours.
 |---|---|---|
 | mahalanobis | far from the mean, in shares of the covariance | Lee et al., 2018 |
 | neighbours | far from the tenth nearest reference | Sun et al., 2022 |
-| distillation | what a network has not learned to copy from a random one (RND) | Burda et al., 2019 |
+| distillation | what a network did not learn to copy from a random one | RND, Burda et al., 2019 |
 | disagreement | where networks that learned from resampled references differ | deep ensembles |
 | reconstruction | far from the principal components of 95 % of the variance | PCA |
 
@@ -79,9 +79,10 @@ class Reference:
 
     @cached_property
     def effective_rank(self) -> float:
-        """exp of the entropy of the covariance's eigenvalues (Roy and Vetterli, 2007), of
+        """Exp of the entropy of the covariance's eigenvalues (Roy and Vetterli, 2007), of
         standardised features: 1 where all say the same. To a policy whose features are constant,
-        everything looks as it should."""
+        everything looks as it should.
+        """
         living = self.values[:, living_features(self.values)]
         if not living.shape[1]:
             return 0.0
@@ -132,7 +133,8 @@ class Judge:
 
     def deviations(self, values: FloatArray) -> FloatArray:
         """[F] median distance from the reference's center, in its standard deviations; of a dead
-        feature 0 where it still is what it was, else infinite."""
+        feature 0 where it still is what it was, else infinite.
+        """
         away = np.median(np.abs(values - self.center), axis=0)
         dead = np.where(away > 1e-6 * (1 + np.abs(self.center)), np.inf, 0.0)
         return np.where(np.isnan(self.spread), dead, away / self.spread)
@@ -236,6 +238,9 @@ def _students(
     learned: FloatArray, target: FloatArray, seeds: Sequence[int], resample: bool
 ) -> list[Any]:  # fmt: skip
     """Networks that learned the target, each from a sample of its own where they are resampled."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPRegressor
 
     found = []
@@ -245,7 +250,9 @@ def _students(
         student = MLPRegressor(
             hidden_layer_sizes=HIDDEN, max_iter=PASSES, n_iter_no_change=PASSES, random_state=seed
         )
-        found.append(student.fit(learned[rows], target[rows]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # so many passes are all it gets
+            found.append(student.fit(learned[rows], target[rows]))
     return found
 
 
