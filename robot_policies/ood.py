@@ -193,10 +193,10 @@ def _mahalanobis(learned: FloatArray, _: int) -> Score:
 
 
 def _neighbours(learned: FloatArray, _: int) -> Score:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    tree, nearest = cKDTree(learned), min(NEIGHBOUR, len(learned))
-    return lambda values: tree.query(values, k=[nearest])[0][:, 0]
+    tree, nearest = KDTree(learned), min(NEIGHBOUR, len(learned))
+    return lambda values: tree.query(values, k=[nearest])[0][:, 0]  # type: ignore[arg-type]
 
 
 def _distillation(learned: FloatArray, seed: int) -> Score:

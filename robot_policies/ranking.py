@@ -5,9 +5,9 @@
     ranking.rows[0].name, ranking.rows[0].score, ranking.rows[0].best       # P(best)
 
 All policies were simulated in the same episodes, and judged the same real samples. The score
-joins both, after VSDR (arXiv 2111.00765), whose formula is not published: the calibrated product is
-the share of the way from the worst to the best simulated return, times min(2 mean p, 1), where p is
-the conformal p-value of a real sample: one half on average where nothing differs.
+joins both, after VSDR (arXiv 2111.00765), whose formula is not published: the calibrated product
+is the share of the way from the worst to the best simulated return, times min(2 mean p, 1), where
+p is the conformal p-value of a real sample: one half on average where nothing differs.
 
 Brackets are 95 % intervals by bootstrap over simulated and real episodes, never over samples,
 which depend on one another. A specification is a gate and no part of the score: what is wanted of
@@ -232,7 +232,7 @@ def _require_comparable(
         (
             len(episodes) == 1 and episodes[0] > 1,
             "returns",
-            "the same E of all, above 1",
+            "the same E > 1 of all",
             episodes,
         ),
         (len(samples) == 1 and samples[0] > 0, "p_values", "the same M of all", samples),
@@ -249,10 +249,10 @@ def _resampled(
     """Mean return and mean p-value [P, 1 + B]: as they are, and of episodes drawn again."""
     _, of = np.unique(real_episodes, return_inverse=True)
     real = of.max() + 1
-    sums = np.stack([np.bincount(of, weights=p, minlength=real) for p in p_values])
+    sums = np.array([np.bincount(of, p, real) for p in p_values], float)
     counts = np.bincount(of, minlength=real).astype(float)
     weights, real_weights = (_weights(n, bootstraps, generator) for n in (returns.shape[1], real))
-    return returns @ weights / len(weights), (sums @ real_weights) / (counts @ real_weights)
+    return returns @ weights / float(len(weights)), (sums @ real_weights) / (counts @ real_weights)
 
 
 def _weights(count: int, bootstraps: int, generator: np.random.Generator) -> FloatArray:
@@ -295,19 +295,19 @@ def kendall(scores: FloatArray, truth: FloatArray) -> float:
     """Kendall's tau-b."""
     from scipy.stats import kendalltau
 
-    return float(kendalltau(scores, truth).statistic)
+    return float(kendalltau(scores, truth)[0])
 
 
 def regret(scores: FloatArray, truth: FloatArray, k: int) -> float:
-    """What the best of the first k misses of the best, as a share of the best (DOPE's regret@k)."""
+    """What the best of the first k lacks, as a share of the best (DOPE's regret@k)."""
     first = np.argsort(-scores, kind="stable")[:k]
     return float((truth.max() - truth[first].max()) / abs(truth.max()))
 
 
 def mean_maximum_rank_violation(scores: FloatArray, truth: FloatArray) -> float:
-    """Mean over policies of the largest difference in truth that is ranked the wrong way (SIMPLER).
+    """Mean over policies of the largest difference in truth that is ranked the wrong way.
 
-    0 where all are in the right order; in the truth's unit.
+    0 where all are in the right order; in the truth's unit. SIMPLER, arXiv 2405.05941.
     """
     difference = truth[:, None] - truth
     wrong = (scores[:, None] < scores) != (difference < 0)

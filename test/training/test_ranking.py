@@ -55,7 +55,7 @@ def test_intervals_are_over_episodes_not_over_samples():
 def test_a_specification_is_a_gate():
     held, broken = np.full(100, 0.2), np.where(np.arange(100) < 10, -0.1, 0.2)
     found = rank(
-        [evidence("unsafe", 9.0, 0.5, robustness=broken), evidence("safe", 3, 0.5, robustness=held)],
+        [evidence("unsafe", 9, 0.5, robustness=broken), evidence("safe", 3, 0.5, robustness=held)],
         EPISODES, seed=0,
     )  # fmt: skip
     assert [row.name for row in found.rows] == ["safe", "unsafe"]
