@@ -35,11 +35,11 @@ from robot_policies import bundle as bundles
 from robot_policies.bundle import ENCODE, REFINE
 from robot_policies.runtime import OnnxPolicy
 from robot_policies.sessions import open_pair
+from robot_policies.tables import text_table
 from sim import tasks
 from sim.estimate import Estimate
 from sim.imitation import ImitationConfig, Samples, read
 from sim.randomization_terms import load
-from sim.tables import text_table
 from sim.tasks.driver import Driver
 from sim.tasks.evaluation import begin
 

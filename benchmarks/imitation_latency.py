@@ -48,9 +48,9 @@ from robot_policies.models.families import build
 from robot_policies.models.trunk import Sizes
 from robot_policies.runtime import OnnxPolicy
 from robot_policies.strict import ContractError, InputError, Violation
+from robot_policies.tables import text_table
 from sim.estimate import Estimate
 from sim.imitation import contract_of
-from sim.tables import text_table
 from sim.tasks.scene import Interface
 
 PARITY_GOAL = 1e-5

@@ -41,6 +41,7 @@ from robot_policies import load_policy
 from robot_policies.models.chunk import ChunkPolicy
 from robot_policies.models.cloning import CloningPolicy
 from robot_policies.models.families import build
+from robot_policies.tables import text_table
 from sim import tasks
 from sim.demonstrations import ACTION, STATE, CollectConfig, Demonstration, attempts, collect
 from sim.draws import FloatArray
@@ -48,7 +49,6 @@ from sim.estimate import Estimate
 from sim.imitation import ImitationConfig, element_names, train_bundle
 from sim.randomization import IdArray
 from sim.runs import write_atomically
-from sim.tables import text_table
 from sim.tasks import experts
 from sim.tasks.arm import ArmScene
 from sim.tasks.driver import Driver

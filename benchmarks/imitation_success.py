@@ -33,13 +33,13 @@ import tyro
 import yaml
 
 from robot_policies import load_policy
+from robot_policies.tables import text_table
 from sim import tasks
 from sim.demonstrations import CollectConfig, attempts, collect
 from sim.estimate import Estimate
 from sim.imitation import ImitationConfig, train_bundle
 from sim.randomization_terms import load
 from sim.runs import write_atomically
-from sim.tables import text_table
 from sim.tasks import experts
 from sim.tasks.evaluation import Options as Evaluated
 from sim.tasks.evaluation import evaluate

@@ -26,9 +26,9 @@ import yaml
 
 from robot_policies import ContractError
 from robot_policies.bundle import resolve
+from robot_policies.tables import text_table
 from sim.estimate import Estimate
 from sim.evaluate import Evaluation, Options, run, table
-from sim.tables import text_table
 
 RETURN, SURVIVAL = "return", "survival"
 DISTANCE, NEAR, TRACKING = "median final distance", "share below 0.1 m", "median tracking error"

@@ -19,12 +19,12 @@ import torch
 import tyro
 from torch import Tensor
 
+from robot_policies.tables import text_table
 from sim.quadrotor import descent
 from sim.quadrotor.descent import LOG_EVERY, Silent
 from sim.quadrotor.foundation import FoundationConfig, distil, make_pool, teach_one, tune
 from sim.quadrotor.networks import Weights
 from sim.quadrotor.soap import BETAS, Soap
-from sim.tables import text_table
 
 NO_BOUND = 1e18
 """Where squares still fit."""

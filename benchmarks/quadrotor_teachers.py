@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import tyro
 
+from robot_policies.tables import text_table
 from sim.estimate import Estimate
 from sim.evaluate import COLUMNS, Evaluation, cells, run
 from sim.evaluate import Options as Flown
@@ -37,7 +38,6 @@ from sim.quadrotor.foundation import Fleet, FoundationConfig, train_bundle
 from sim.quadrotor.networks import Weights
 from sim.quadrotor.rollout import Rating, rate, teacher_act
 from sim.quadrotor.teachers import NoTeacherError, TeacherJob, train_job
-from sim.tables import text_table
 
 COUNTS = (1, 4, 16, 64, 256, 1000)
 TOLD = "one, told"

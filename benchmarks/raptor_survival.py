@@ -28,10 +28,10 @@ import torch
 import tyro
 
 from robot_policies import ContractError, load_policy
+from robot_policies.tables import text_table
 from sim.evaluate import COLUMNS, cells, fly_in_l2f
 from sim.quadrotor import scenario
 from sim.quadrotor.evaluation import PROTOCOL_LIMITS, Policy, Result, evaluate, pool
-from sim.tables import text_table
 
 SURVIVAL_GOAL = 0.01
 DISTANCE_GOAL = 0.04

@@ -34,6 +34,7 @@ from gymnasium import spaces
 from scipy import stats
 
 from robot_policies import load_policy
+from robot_policies.tables import text_table
 from sim.randomization_terms import Spec, Term, load
 from sim.reinforcement import (
     Network,
@@ -45,7 +46,6 @@ from sim.reinforcement import (
     train_bundle,
 )
 from sim.runs import plain
-from sim.tables import text_table
 from sim.tasks import Task
 from sim.tasks.evaluation import Evaluation, evaluate
 from sim.tasks.evaluation import Options as Evaluated

@@ -149,14 +149,15 @@ def _drawn(
 ) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6))
-        svg = _svg(figure, title) if draw(figure, report, log) else "<p>Not in the log.</p>"
+        svg = inline_svg(figure, title) if draw(figure, report, log) else "<p>Not in the log.</p>"
     return (
         f"<h2>{escape(title)}</h2>\n<figure>{svg}<figcaption>{escape(caption)}</figcaption>"
         "</figure>"
     )
 
 
-def _svg(figure: Figure, title: str) -> str:
+def inline_svg(figure: Figure, title: str) -> str:
+    """A drawing as part of a page, in the page's colours."""
     stream = io.StringIO()
     figure.savefig(
         stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None}

@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robot_policies.report_page import document
+from robot_policies.tables import html_table
 from sim.evaluate import Evaluation, table
 from sim.quadrotor.cases import CASES
 from sim.quadrotor.dynamics import PROTOCOL_DT
-from sim.tables import html_table
 
 COLOURS = ("#2b6cb8", "#cf6415", "#2a8a5b", "#9b4a9c", "#8a6d1f", "#4a4f57")
 PANEL = (4.4, 3.0)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from robot_policies.bundle import PolicyBundle
 
-PASS, GATE_FAILED, BAD_INPUT, REFUSED, INTERNAL = 0, 1, 2, 3, 70
+PASS, GATE_FAILED, BAD_INPUT, REFUSED, INCONCLUSIVE, INTERNAL = 0, 1, 2, 3, 4, 70
+NOT_COMPARABLE = REFUSED
 INTERRUPTED, NOBODY_READS = 130, 141
 
 Json = Annotated[bool, arg(help="Print one JSON document on standard output.")]

@@ -27,6 +27,7 @@ from robot_policies.cli.command import (
     bullets,
 )
 from robot_policies.cli.evaluate import Evaluate
+from robot_policies.cli.rank import Rank
 from robot_policies.cli.train import Train
 from robot_policies.strict import ContractError, InputError
 
@@ -48,6 +49,7 @@ Subcommand = (
     | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Rank, tyro.conf.subcommand("rank")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 

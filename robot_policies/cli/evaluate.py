@@ -136,8 +136,8 @@ def _list_cases() -> Outcome:
 
 
 def _evaluate_flights(command: Evaluate) -> Outcome:
+    from robot_policies.tables import text_table
     from sim.evaluate import CASES, Options, run, table
-    from sim.tables import text_table
 
     flights = {k: v for k, v in vars(command.flights).items() if k != "protocol"}
     if command.episodes is not None:
@@ -160,7 +160,7 @@ def _evaluate_flights(command: Evaluate) -> Outcome:
 
 
 def _evaluate_in_task(command: Evaluate) -> Outcome:
-    from sim.tables import text_table
+    from robot_policies.tables import text_table
     from sim.tasks.evaluation import (
         Options,
         correlation_table,

@@ -294,8 +294,8 @@ def _given_seed(command: TrainQuadrotor | TrainReinforcement) -> int:
 
 def _sweep(task: str, command: TrainQuadrotor | TrainReinforcement) -> Outcome:
     """Train what a grid asks for; exit 1 where a run fails."""
+    from robot_policies.tables import text_table
     from sim.sweeps import Options, sweep
-    from sim.tables import text_table
 
     assert command.sweep is not None
     require_files("a YAML file", [command.sweep])

@@ -49,6 +49,7 @@ COLUMNS = {
     "median final distance": ("median, mm", 1e3, ".1f"),
 }
 """Figure -> heading, scale and format of its column."""
+Watch = Callable[[str, int, Task], None]
 RENDERED = tuple(name for name in tasks.TASKS if name.startswith(("arm-", "meta-world/")))
 """The tasks of which there are videos: those that MuJoCo can show."""
 
@@ -323,11 +324,13 @@ def digest(name: str) -> str:
 
 
 def evaluate(
-    policies: Mapping[str, OnnxPolicy], options: Options, hashes: Mapping[str, str] | None = None
-) -> Evaluation:
+    policies: Mapping[str, OnnxPolicy], options: Options, hashes: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
+) -> Evaluation:  # fmt: skip
     """Run loaded policies, by the names in options.bundles.
 
     hashes  of the bundles, for the record
+    watch   called with a bundle's name, the round and the task before every step
 
     Raises ContractError, with every violation, for policies that are none for the task, and
     where one gives numbers that are not finite; else what sim.tasks.make raises.
@@ -343,7 +346,13 @@ def evaluate(
     total = len(policies) * options.rounds * task.scene.episode_steps
     with _progress(total) as advance:
         records = {
-            name: _records(task, Driver(policy, task), options, partial(advance, name))
+            name: _records(
+                task,
+                Driver(policy, task),
+                options,
+                partial(advance, name),
+                (lambda *_: None) if watch is None else partial(watch, name),
+            )
             for name, policy in policies.items()
         }
     remarked = {name: notes(policy.contract, task) for name, policy in policies.items()}
@@ -365,19 +374,22 @@ def begin(task: Task, driver: Driver, seed: int, number: int) -> None:
 
 
 def _records(
-    task: Task, driver: Driver, options: Options, advance: Callable[[], None]
+    task: Task, driver: Driver, options: Options, advance: Callable[[], None],
+    watch: Callable[[int, Task], None],
 ) -> Columns:  # fmt: skip
     rounds = []
     for number in range(options.rounds):
         begin(task, driver, options.seed, number)
-        rounds.append(_first_episodes(task, driver, advance))
+        rounds.append(_first_episodes(task, driver, advance, partial(watch, number)))
     return {
         name: np.concatenate([columns[name] for columns in rounds])[: options.episodes]
         for name in rounds[0]
     }
 
 
-def _first_episodes(task: Task, driver: Driver, advance: Callable[[], None]) -> Columns:
+def _first_episodes(
+    task: Task, driver: Driver, advance: Callable[[], None], watch: Callable[[Task], None]
+) -> Columns:  # fmt: skip
     """The record of one episode for each environment, [N] each.
 
     Just one, or short episodes would count more often than long ones; who is done, waits.
@@ -385,6 +397,7 @@ def _first_episodes(task: Task, driver: Driver, advance: Callable[[], None]) -> 
     task.episodes = []
     running = np.full(task.num_envs, True)
     while running.any():
+        watch(task)
         _, _, terminated, truncated, _ = task.step(driver.act())
         ended = terminated | truncated
         task.scene.rest(np.flatnonzero(ended))

@@ -16,7 +16,7 @@ import pyarrow
 from pyarrow import parquet
 
 from robot_policies.report_page import document
-from sim.tables import html_table
+from robot_policies.tables import html_table
 from sim.tasks.evaluation import (
     Evaluation,
     correlation_table,

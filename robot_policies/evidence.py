@@ -1,0 +1,130 @@
+"""What real data say of a policy: does it know what it is shown, and what follows.
+
+    evidence = judge(policy, real, reference, Options(), seed=0)
+    evidence.p_values          # [L] of real samples: one half on average where nothing differs
+    evidence.worst, evidence.flags
+
+Two channels, each with conformal p-values (robot_policies.ood): `states`, what the policy is
+shown, and `dynamics`, what a step of time changed, without which late commands or a heavy load
+are not seen. A sample's p-value is the mean of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_policies import ood
+from robot_policies.recordings import Recording, asked
+from robot_policies.runtime import OnnxPolicy
+from robot_policies.strict import InputError, Violation
+
+FloatArray = NDArray[np.float64]
+LOW_RANK = 2.0
+"""Effective rank of the features below which everything looks as it should."""
+WORST = 3
+"""Observations that are named."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How samples are judged."""
+
+    detector: str = "mahalanobis"
+    """Of robot_policies.ood."""
+    shown: Literal["observations", "features"] = "observations"
+    """What the channel of states looks at: what the policy is shown, or what it makes of that."""
+    dynamics: bool = True
+    """Judge what follows from a command, too; needs recorded commands."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Of one policy."""
+
+    p_values: FloatArray
+    """[L] of the samples `judged`."""
+    channels: dict[str, FloatArray]
+    """Channel -> its p-values [L]."""
+    judged: NDArray[np.int64]
+    """[L] which of the real samples: with dynamics all but the last of each episode."""
+    effective_rank: float
+    """Of the reference."""
+    worst: tuple[str, ...]
+    """Elements that differ most from the reference, the worst first."""
+    flags: tuple[str, ...]
+    """saturated, low rank, no commands."""
+
+
+def judge(
+    policy: OnnxPolicy, real: Recording, reference: Recording, options: Options, seed: int
+) -> Evidence:
+    """Judge real samples by a reference of the same behaviour in the policy's own simulation.
+
+    Raises InputError where the reference cannot be learned from.
+    """
+    shown = _features if options.shown == "features" else _observations
+    known = ood.Reference(shown(policy, reference), reference.episodes)
+    states = ood.calibrate(options.detector, known, seed)
+    scores = states.score(shown(policy, real))
+    channels, judged = {"states": states.p_of_scores(scores)}, np.arange(len(real))
+    flags = ["saturated"] if states.saturated(scores) else []
+    if known.effective_rank < LOW_RANK:
+        flags.append("low rank")
+    if options.dynamics and not (real.commands and reference.commands):
+        flags.append("no commands")
+    elif options.dynamics:
+        channels["dynamics"], judged = _dynamics(real, reference, options.detector, seed)
+        channels["states"] = channels["states"][judged]
+    mean = np.mean(list(channels.values()), axis=0)
+    worst = _worst(policy, real, reference)
+    return Evidence(mean, channels, judged, known.effective_rank, worst, tuple(flags))
+
+
+def _dynamics(
+    real: Recording, reference: Recording, detector: str, seed: int
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """p-values [L] of what the reference's linear model does not explain, and of what samples."""
+    before, after, rows = reference.transitions()
+    real_before, real_after, judged = real.transitions()
+    own, theirs = ood.residual((before, after), (real_before, real_after))
+    known = ood.Reference(own, reference.episodes[rows])
+    return ood.calibrate(detector, known, seed).p_values(theirs), judged
+
+
+def _observations(policy: OnnxPolicy, recording: Recording) -> FloatArray:
+    del policy
+    return recording.observations
+
+
+def _features(policy: OnnxPolicy, recording: Recording) -> FloatArray:
+    """[M, F] as the policy goes through the recording, every episode from its beginning."""
+    if policy.contract.feature is None:
+        mend = "look at observations, or export it with a feature"
+        name = policy.contract.name
+        raise InputError([Violation(name, "a policy that gives features", "none", mend)])
+    starts = recording.starts
+    lengths = np.diff(starts)
+    policy.reset(len(lengths))
+    found: list[FloatArray] = []
+    for step in range(int(lengths.max())):
+        rows = starts[:-1] + np.minimum(step, lengths - 1)
+        policy.step({n: v[rows].astype(np.float32) for n, v in recording.signals.items()})
+        feature = policy.last.feature
+        assert feature is not None
+        found.append(feature.astype(float))
+    steps = np.stack(found, axis=1)
+    return np.concatenate([steps[i, :length] for i, length in enumerate(lengths)])
+
+
+def _worst(policy: OnnxPolicy, real: Recording, reference: Recording) -> tuple[str, ...]:
+    """Elements whose median or spread is farthest from the reference's."""
+    names = [f"{s.name}/{element}" for s in asked(policy.contract) for element in s.elements]
+    known, found = reference.observations, real.observations
+    spread = np.maximum(known.std(0), 1e-9)
+    away = np.abs(np.median(found, axis=0) - np.median(known, axis=0)) / spread
+    away = np.maximum(away, np.abs(np.log(np.maximum(found.std(0), 1e-9) / spread)))
+    return tuple(f"{names[i]} {away[i]:.1f}" for i in np.argsort(-away)[:WORST])
