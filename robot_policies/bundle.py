@@ -6,7 +6,7 @@
          golden.npz      a recorded run (>= 32 steps, with a reset) that must replay
          training.yaml   the resolved configuration that made it
          README.md       the model card
-         calibration.npz optional: reference features for out-of-distribution scores
+         calibration.npz optional: the model of the dynamics that `calibrate` found
          policy.sig      optional: ed25519 signature of policy.json
 
 Hashes detect corruption; only a verified signature says who made a bundle. Everything is read
@@ -34,9 +34,10 @@ from robot_policies.signatures import load_public_keys, sign_bytes, verify_signa
 from robot_policies.strict import ContractError, InputError, Violation, parse_json
 
 GRAPH, ENCODE, REFINE = "policy.onnx", "encode.onnx", "refine.onnx"
+CALIBRATION = "calibration.npz"
 ZOO = "zoo:"
 REQUIRED = ("golden.npz", "training.yaml", "README.md")
-OPTIONAL = ("calibration.npz",)
+OPTIONAL = (CALIBRATION,)
 MAX_FILE_BYTES = 1_000_000_000
 MIN_GOLDEN_STEPS = 32
 

@@ -30,6 +30,8 @@ SAMPLE, FRESH = "sample", "fresh_noise"
 """Inputs of the graph that refines: what it makes better, and noise that is new in every step."""
 ENERGY, GRADIENT_NORM = "energy", "gradient_norm"
 """What a policy with an energy tells of the sample that a step began with, [B] each."""
+OOD_SCORE = "ood_score"
+"""[B] how far the feature is from those of the calibration: an output of calibrated graphs."""
 FRAMES = ("world", "body", "world_from_body", "joint", "actuator", "tool", "none")
 
 
@@ -185,11 +187,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Calibration:
-    """An out-of-distribution detector's thresholds, at false-alarm rate `alpha` per episode."""
+    """An out-of-distribution detector's thresholds, at false-alarm rate `alpha` per episode.
+
+    The first graph of a calibrated bundle has the output OOD_SCORE [B].
+    """
 
     detector: str
     alpha: float
     thresholds: dict[str, float]
+    """Channel of robot_policies.monitor -> the level that is an alarm."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def judge(
 
     Raises InputError where the reference cannot be learned from.
     """
+    real, reference = real.of(policy.contract), reference.of(policy.contract)
     shown = _features if options.shown == "features" else _observations
     known = ood.Reference(shown(policy, reference), reference.episodes)
     states = ood.calibrate(options.detector, known, seed)

@@ -40,9 +40,14 @@ def write_graphs(
     path: str | Path,
     *,
     replace: bool = False,
+    more: Mapping[str, bytes] | None = None,
 ) -> PolicyBundle:
-    """Write a bundle around graphs (file -> model), after they have replayed the golden run."""
+    """Write a bundle around graphs (file -> model), after they have replayed the golden run.
+
+    more  other files of the bundle
+    """
     files = {
+        **(more or {}),
         **{name: stamp(graph, contract) for name, graph in graphs.items()},
         "golden.npz": golden.to_bytes(),
         "training.yaml": yaml.safe_dump(dict(source.training), sort_keys=True).encode(),

@@ -74,6 +74,22 @@ class Recording:
         """[M, Do] all signals side by side."""
         return np.concatenate([v.reshape(len(self), -1) for v in self.signals.values()], axis=1)
 
+    def of(self, contract: Contract) -> Recording:
+        """What a policy is told of it, in the contract's order.
+
+        Raises InputError where it lacks a signal.
+        """
+        wanted = [signal.name for signal in asked(contract)]
+        if missing := [name for name in wanted if name not in self.signals]:
+            known = ", ".join(self.signals)
+            mend = "record it, or leave this policy out"
+            raise InputError([Violation(n, f"one of {known}", "none", mend) for n in missing])
+        sent = [a.name for a in contract.action if a.name in self.commands]
+        return Recording(
+            {name: self.signals[name] for name in wanted},
+            {name: self.commands[name] for name in sent}, self.time, self.episodes,
+        )  # fmt: skip
+
     def save(self, path: Path) -> None:
         """As an npz file that `read` reads."""
         commands = {COMMAND + name: values for name, values in self.commands.items()}

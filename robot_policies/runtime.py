@@ -19,6 +19,7 @@ import numpy as np
 
 from robot_policies import bundle as bundles
 from robot_policies.bundle import ENCODE, GRAPH, REFINE, Golden, PolicyBundle, graphs_of
+from robot_policies.contract import OOD_SCORE
 from robot_policies.refinement import Refiner
 from robot_policies.sessions import batch_of, bind, noise_shapes, open_graph, open_pair, sizes_of
 from robot_policies.signals import ActionMap, ObservationBuffer, maybe_not_finite
@@ -41,6 +42,8 @@ class LastStep:
     """[B, Ta, Da]: the graph's output before scale, offset and limits."""
     feature: np.ndarray | None
     """[B, F]: the features that out-of-distribution scores look at, where the graph gives them."""
+    ood_score: np.ndarray | None
+    """[B]: how far the feature is from those of the calibration; None without one."""
     inference_s: float
     """Seconds from named signals to named commands."""
     told: dict[str, np.ndarray]
@@ -177,7 +180,8 @@ class OnnxPolicy:
         refiner = self._refiner
         told = {} if refiner is None else {n: value.copy() for n, value in refiner.told.items()}
         iterations = None if refiner is None else refiner.iterations.copy()
-        return LastStep(self._raw.copy(), feature, self._inference_s, told, iterations)
+        score = None if self._score is None else self._score.copy()
+        return LastStep(self._raw.copy(), feature, score, self._inference_s, told, iterations)
 
     def replay(self, golden: Golden) -> tuple[Golden, float]:
         """Run the recorded observations again.
@@ -235,6 +239,7 @@ class OnnxPolicy:
         """Allocate the buffers for this batch and bind them to the session."""
         contract = self.contract
         self._state, self._noise, self._carry, self._feature = {}, {}, [], None
+        self._score = None
         # The action and the states in one piece, so that one pass sees whether they are finite.
         shapes = {"action": (batch, contract.chunk.steps, contract.action_size)}
         shapes |= {state.output: (batch, *state.shape) for state in contract.state}
@@ -252,6 +257,8 @@ class OnnxPolicy:
                 size = sizes_of(self._sessions[0])[contract.feature]
                 outputs[contract.feature] = np.zeros((batch, *size), np.float32)
             self._feature = outputs[contract.feature]
+        if contract.calibration is not None:
+            self._score = outputs[OOD_SCORE] = np.zeros(batch, np.float32)
         inputs = {"observation": self._observation.vector, **self._state, **self._noise}
         if self._refiner is None:
             session = self._sessions[0]

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from robot_policies.bundle import ENCODE, GRAPH, REFINE
-from robot_policies.contract import FRESH, SAMPLE, Contract, Sampler
+from robot_policies.contract import FRESH, OOD_SCORE, SAMPLE, Contract, Sampler
 from robot_policies.strict import ContractError, Violation, differences, parse_json
 from robot_policies.weights import weight_violations
 
@@ -37,6 +37,8 @@ def open_graph(content: bytes, contract: Contract) -> ort.InferenceSession:
     outputs |= {state.output: state.shape for state in contract.state}
     if contract.feature is not None:
         outputs.setdefault(contract.feature, (None,))
+    if contract.calibration is not None:
+        outputs[OOD_SCORE] = ()
     _require(session, GRAPH, contract, inputs, outputs)
     return session
 
@@ -53,6 +55,8 @@ def open_pair(
     outputs: dict[str, Shape] = {"context": (None,)}
     if contract.feature is not None:
         outputs[contract.feature] = (None,)
+    if contract.calibration is not None:
+        outputs[OOD_SCORE] = ()
     observation = (contract.observation_steps, contract.observation_size)
     _require(first, ENCODE, contract, {"observation": observation}, outputs)
     sample = contract.refinement.sample

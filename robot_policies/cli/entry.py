@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes
 
 from robot_policies.cli.bundles import Doctor, Export, Import, Sign, Verify
+from robot_policies.cli.calibrate import Calibrate
 from robot_policies.cli.collect import Collect
 from robot_policies.cli.command import (
     BAD_INPUT,
@@ -49,6 +50,7 @@ Subcommand = (
     | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Calibrate, tyro.conf.subcommand("calibrate")]
     | Annotated[Rank, tyro.conf.subcommand("rank")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
