@@ -4,8 +4,8 @@
     calibrated = calibrate(bundle, recording, "bundles/mine-calibrated", alpha=0.05, seed=0)
 
 Half of the episodes teach: the whitening of the policy's feature, which becomes part of the graph
-(one Gemm and a norm), and a linear model of how signals follow from signals and commands. The
-other half give the thresholds (robot_policies.monitor), by split conformal prediction on each
+(one Gemm and a norm), and a model of how signals follow from signals and commands. The other half
+give the thresholds (robot_policies.monitor), by split conformal prediction on each
 episode's highest level: of new episodes of the same kind, no more than alpha alarm at all.
 """
 
@@ -24,8 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from robot_policies.bundle import CALIBRATION, ENCODE, GRAPH, PolicyBundle, refuse_overwrite
 from robot_policies.contract import OOD_SCORE, Calibration, Contract
+from robot_policies.dynamics import Dynamics, fit
 from robot_policies.graph import Source, write_graphs
-from robot_policies.monitor import DYNAMICS, STATES, Dynamics, levels
+from robot_policies.monitor import DYNAMICS, STATES, levels
 from robot_policies.ood import living_features
 from robot_policies.recordings import Recording
 from robot_policies.runtime import OnnxPolicy
@@ -67,7 +68,8 @@ def calibrate(
     order = np.random.default_rng(seed).permutation(len(features))
     learned, judging = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
     center, whitening = _whitening(np.concatenate([features[i] for i in learned]))
-    dynamics = _fitted(recording, learned)
+    pairs = [_pair(recording, i) for i in learned]
+    dynamics = fit(*map(np.concatenate, zip(*pairs, strict=True)), seed)
     highest = {STATES: [], DYNAMICS: []}
     for i in judging:
         scores = np.linalg.norm((features[i] - center) @ whitening, axis=1)
@@ -127,27 +129,6 @@ def _whitening(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     matrix = np.zeros((len(center), int(living.sum())))
     matrix[living] = root / spread[living, None]
     return center, matrix
-
-
-def _fitted(recording: Recording, episodes: NDArray[np.int64]) -> Dynamics:
-    from sklearn.covariance import LedoitWolf
-    from sklearn.linear_model import RidgeCV
-
-    pairs = [_pair(recording, i) for i in episodes]
-    before, after = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    mean, scale = before.mean(0), np.maximum(before.std(0), 1e-6)
-    expected = after.mean(0)
-    model = RidgeCV(np.logspace(-6, 2, 9), fit_intercept=False)
-    model.fit((before - mean) / scale, after - expected)
-    weights = np.atleast_2d(model.coef_).T
-    left = after - expected - ((before - mean) / scale) @ weights
-    spread = np.maximum(left.std(0), 1e-9)
-    precision = LedoitWolf(assume_centered=True).fit(left / spread).precision_
-    whitening = np.linalg.cholesky(precision) / spread[:, None]
-    norm = np.linalg.norm(left @ whitening, axis=1)
-    return Dynamics(
-        np.concatenate([mean, expected]), scale, weights, whitening, norm.mean(), norm.std()
-    )
 
 
 def _pair(recording: Recording, episode: int) -> tuple[FloatArray, FloatArray]:

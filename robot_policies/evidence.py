@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_policies import ood
+from robot_policies import dynamics, ood
 from robot_policies.recordings import Recording, asked
 from robot_policies.runtime import OnnxPolicy
 from robot_policies.strict import InputError, Violation
@@ -78,7 +78,7 @@ def judge(
     if options.dynamics and not (real.commands and reference.commands):
         flags.append("no commands")
     elif options.dynamics:
-        channels["dynamics"], judged = _dynamics(real, reference, options.detector, seed)
+        channels["dynamics"], judged = _dynamics(real, reference, seed)
         channels["states"] = channels["states"][judged]
     mean = np.mean(list(channels.values()), axis=0)
     worst = _worst(policy, real, reference)
@@ -86,14 +86,17 @@ def judge(
 
 
 def _dynamics(
-    real: Recording, reference: Recording, detector: str, seed: int
-) -> tuple[FloatArray, NDArray[np.int64]]:
-    """p-values [L] of what the reference's linear model does not explain, and of what samples."""
+    real: Recording, reference: Recording, seed: int
+) -> tuple[FloatArray, NDArray[np.int64]]:  # fmt: skip
+    """p-values [L] of what the reference's dynamics do not explain, and of what samples."""
     before, after, rows = reference.transitions()
+    known = ood.Reference(before, reference.episodes[rows])
+    learned = known.first_half(seed)
+    model = dynamics.fit(before[learned], after[learned], seed)
+    judging = np.sort(model.residual(before[~learned], after[~learned]))
     real_before, real_after, judged = real.transitions()
-    own, theirs = ood.residual((before, after), (real_before, real_after))
-    known = ood.Reference(own, reference.episodes[rows])
-    return ood.calibrate(detector, known, seed).p_values(theirs), judged
+    judge = ood.Judge.of_scores(judging)
+    return judge.p_of_scores(model.residual(real_before, real_after)), judged
 
 
 def _observations(policy: OnnxPolicy, recording: Recording) -> FloatArray:

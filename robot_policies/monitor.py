@@ -7,8 +7,8 @@
 
 states     the distance of the policy's feature from those it was calibrated with, which its graph
            gives, smoothed over some steps
-dynamics   what a linear model of how signals follow from signals and commands does not explain,
-           summed up as long as it is more than usual (CUSUM; Page, 1954)
+dynamics   what a model of how signals follow from signals and commands does not explain, summed
+           up as long as it is more than usual (robot_policies.dynamics; CUSUM, Page, 1954)
 
 A channel alarms above its threshold, which no more than half of alpha of the calibrated kind of
 episodes reach at any time: a limit of false alarms for an episode, not for a step. An alarm stays
@@ -17,7 +17,6 @@ until `reset`. Numpy only.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,72 +24,15 @@ import numpy as np
 
 from robot_policies.bundle import CALIBRATION, PolicyBundle
 from robot_policies.contract import Contract
+from robot_policies.dynamics import Dynamics
 from robot_policies.strict import ContractError, Violation
 
 STATES, DYNAMICS = "states", "dynamics"
 SMOOTHING = 0.1
 """Share of the newest score in the smoothed one."""
-SLACK = 0.5
-"""Standard deviations above the usual residual that are not summed up."""
-ARRAYS = ("mean", "scale", "weights", "usual", "spread", "whitening")
-"""In calibration.npz; see Dynamics."""
-
-
-@dataclass(frozen=True, eq=False)
-class Dynamics:
-    """after = mean + ((before - mean) / scale) @ weights, and how far off that usually is."""
-
-    mean: np.ndarray
-    """[Di + Do]: of signals and commands before, and of signals after."""
-    scale: np.ndarray
-    """[Di]"""
-    weights: np.ndarray
-    """[Di, Do]"""
-    whitening: np.ndarray
-    """[Do, Do]: what is not explained, times this, has the covariance 1."""
-    usual: np.ndarray
-    """[] mean norm of that."""
-    spread: np.ndarray
-    """[] its standard deviation."""
-
-    def residual(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """[...] how much more than usual, in standard deviations, is not explained."""
-        size = len(self.scale)
-        expected = ((before - self.mean[:size]) / self.scale) @ self.weights + self.mean[size:]
-        norm = np.sqrt(np.square((after - expected) @ self.whitening).sum(-1))
-        return (norm - self.usual) / self.spread
-
-    def to_bytes(self) -> bytes:
-        """As calibration.npz."""
-        stream = io.BytesIO()
-        np.savez(stream, **{name: getattr(self, name) for name in ARRAYS})
-        return stream.getvalue()
-
-    @staticmethod
-    def from_bytes(content: bytes, inputs: int, outputs: int) -> Dynamics:
-        """Raises ContractError for arrays that are missing, of other shapes or not finite."""
-        shapes = {
-            "mean": (inputs + outputs,), "scale": (inputs,), "weights": (inputs, outputs),
-            "usual": (), "spread": (), "whitening": (outputs, outputs),
-        }  # fmt: skip
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                found = {name: np.asarray(archive[name], float) for name in ARRAYS}
-        except (OSError, ValueError, KeyError) as error:
-            expected = ", ".join(ARRAYS)
-            raise ContractError([Violation(CALIBRATION, expected, str(error), _AGAIN)]) from None
-        wrong = [
-            Violation(f"{CALIBRATION} {name}", f"finite numbers {list(shape)}",
-                      f"{list(found[name].shape)}", _AGAIN)
-            for name, shape in shapes.items()
-            if found[name].shape != shape or not np.isfinite(found[name]).all()
-        ]  # fmt: skip
-        if wrong:
-            raise ContractError(wrong)
-        return Dynamics(**found)
-
-
-_AGAIN = "calibrate again: robot-policies calibrate"
+SLACK, MOST = 1.0, 5.0
+"""Standard deviations above the usual residual that are not summed up, and the most that is: one
+blow is no other robot."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +53,12 @@ class Monitor:
         contract = bundle.contract
         if contract.calibration is None or CALIBRATION not in bundle.content:
             name = contract.name
-            raise ContractError([Violation(name, "a calibrated bundle", "none", _AGAIN)])
+            mend = "calibrate it: robot-policies calibrate"
+            raise ContractError([Violation(name, "a calibrated bundle", "none", mend)])
         self._signals, self._commands = names(contract)
         inputs, outputs = sizes(contract)
-        self._dynamics = Dynamics.from_bytes(bundle.content[CALIBRATION], inputs, outputs)
+        content = bundle.content[CALIBRATION]
+        self._dynamics = Dynamics.from_bytes(content, inputs, outputs, CALIBRATION)
         self._thresholds = contract.calibration.thresholds
         self.reset()
 
@@ -138,7 +82,7 @@ class Monitor:
         self._smooth += SMOOTHING * (score - self._smooth)
         if self._before is not None:
             more = float(self._dynamics.residual(self._before, after))
-            self._sum = max(0.0, self._sum + more - SLACK)
+            self._sum = summed(self._sum, more)
         self._before = np.concatenate([after, joined(command, self._commands)])
         found = {STATES: self._smooth, DYNAMICS: self._sum}
         levels = {name: value / self._thresholds[name] for name, value in found.items()}
@@ -164,13 +108,18 @@ def joined(values: Mapping[str, np.ndarray], order: tuple[str, ...]) -> np.ndarr
     return np.concatenate([np.asarray(values[name], float).reshape(-1) for name in order])
 
 
+def summed(level: float, residual: float) -> float:
+    """The sum after one more residual."""
+    return max(0.0, level + min(residual, MOST) - SLACK)
+
+
 def levels(scores: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both channels over an episode [T], as `Monitor` has them; residuals are [T - 1]."""
-    smooth, summed = np.zeros(len(scores)), np.zeros(len(scores))
+    smooth, sums = np.zeros(len(scores)), np.zeros(len(scores))
     level = total = 0.0
     for step, score in enumerate(scores):
         level += SMOOTHING * (score - level)
         if step:
-            total = max(0.0, total + residuals[step - 1] - SLACK)
-        smooth[step], summed[step] = level, total
-    return smooth, summed
+            total = summed(total, residuals[step - 1])
+        smooth[step], sums[step] = level, total
+    return smooth, sums

@@ -20,7 +20,7 @@ from the same behaviour, or what is found is the difference between behaviours.
 | reconstruction | far from the principal components of 95 % of the variance | PCA |
 
 The energy of an energy-based policy is a score of its own: `Judge.of_scores` makes it p-values.
-So does `residual` of what a step of time changed: states alone do not show changed dynamics.
+States alone do not show changed dynamics: for these see robot_policies.dynamics.
 """
 
 from __future__ import annotations
@@ -71,11 +71,10 @@ class Reference:
             (found >= 2, "episodes", "2 or more: one half learns, one judges", found),
         )  # fmt: skip
 
-    def halves(self, seed: int) -> tuple[FloatArray, FloatArray]:
-        """The values of one half of the episodes, by chance, and of the other."""
+    def first_half(self, seed: int) -> NDArray[np.bool_]:
+        """[N] of which one half of the episodes teaches, by chance; the other half judges."""
         names = np.random.default_rng(seed).permutation(np.unique(self.episodes))
-        first = np.isin(self.episodes, names[: len(names) // 2])
-        return self.values[first], self.values[~first]
+        return np.isin(self.episodes, names[: len(names) // 2])
 
     @cached_property
     def effective_rank(self) -> float:
@@ -146,7 +145,8 @@ def calibrate(detector: str, reference: Reference, seed: int) -> Judge:
     Raises InputError for an unknown detector, and for a reference of which nothing varies.
     """
     require("detector", (detector in DETECTORS, "name", " or ".join(DETECTORS), detector))
-    learned, judging = reference.halves(seed)
+    first = reference.first_half(seed)
+    learned, judging = reference.values[first], reference.values[~first]
     living = living_features(learned)
     require("reference", (bool(living.any()), "values", "features that vary", "only constants"))
     center, spread = learned.mean(0), np.where(living, learned.std(0), np.nan)
@@ -156,29 +156,6 @@ def calibrate(detector: str, reference: Reference, seed: int) -> Judge:
         return fitted(((values - center) / spread)[:, living])
 
     return Judge(score, np.sort(score(judging)), np.median(learned, axis=0), spread)
-
-
-def residual(
-    reference: tuple[FloatArray, FloatArray], real: tuple[FloatArray, FloatArray]
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """What a linear model, of how one sample follows from the last, does not explain: [N, Fo].
-
-    Args:
-        reference: before [N, Fi], such as observation and action, and after [N, Fo].
-        real: the same of what is to be judged, [M, Fi] and [M, Fo].
-
-    The model is the reference's, by ridge regression; its own residuals are out of five folds,
-    so that they are no smaller than those of data that it has not seen.
-    """
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    before, after = reference
-    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-6, 2, 9)))
-    own = after - cross_val_predict(model, before, after, cv=5)
-    return own, real[1] - model.fit(before, after).predict(real[0])
 
 
 # Detectors, of standardised values.
