@@ -179,12 +179,16 @@ def _add_score(
     bias = -(center @ whitening)
     for name, value in (("matrix", whitening), ("bias", bias)):
         graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), f"ood_{name}"))
-    axes = numpy_helper.from_array(np.array([1], np.int64), "ood_axes")
-    graph.initializer.append(axes)
+    (opset,) = [entry.version for entry in model.opset_import if not entry.domain]
+    norm = helper.make_node("ReduceL2", ["ood_white"], [OOD_SCORE], axes=[1], keepdims=0)
+    if opset >= 18:  # since then the axes are an input
+        axes = numpy_helper.from_array(np.array([1], np.int64), "ood_axes")
+        graph.initializer.append(axes)
+        norm = helper.make_node("ReduceL2", ["ood_white", "ood_axes"], [OOD_SCORE], keepdims=0)
     graph.node.extend([
         helper.make_node("Flatten", [feature], ["ood_flat"], axis=1),
         helper.make_node("Gemm", ["ood_flat", "ood_matrix", "ood_bias"], ["ood_white"]),
-        helper.make_node("ReduceL2", ["ood_white", "ood_axes"], [OOD_SCORE], keepdims=0),
+        norm,
     ])  # fmt: skip
     batch = graph.input[0].type.tensor_type.shape.dim[0]
     shape = [batch.dim_param or batch.dim_value]

@@ -319,7 +319,8 @@ def _units(signal: Observation, real: FloatArray, simulated: FloatArray) -> Chec
             return Check(f"{signal.name} order", False, f"fits simulation in the order {names}")
         return Check(signal.name, True, told)
     for what, factor in FACTORS.items():
-        if _away(real / factor, simulated).max() < 2:
+        alike = real.std(0) / factor / np.maximum(simulated.std(0), 1e-9)
+        if _away(real / factor, simulated).max() < 2 and 0.3 < np.median(np.abs(alike)) < 3:
             return Check(f"{signal.name} unit", False, f"{told}: it seems to be in {what}")
     if order := _better_order(real, simulated):
         names = ", ".join(signal.elements[i] for i in order)
