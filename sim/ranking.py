@@ -25,7 +25,7 @@ import yaml
 from numpy.typing import NDArray
 
 from robot_policies import bundle as bundles
-from robot_policies import load_policy, temporal_logic
+from robot_policies import OnnxPolicy, load_policy, temporal_logic
 from robot_policies.recordings import Recording
 from robot_policies.strict import InputError, Violation, require
 from robot_policies.temporal_logic import Specification
@@ -121,6 +121,11 @@ def simulate(bundle: str, options: Options, cache: Path) -> Simulated:
         "robustness": found.robustness, "clause": found.clause,
     } | {f"parameter {name}": values for name, values in found.parameters.items()})  # fmt: skip
     return found
+
+
+def require_simulable(policies: Mapping[str, OnnxPolicy], options: Options) -> None:
+    """Raise ContractError, with every violation, for policies that are none for the task."""
+    require_fit(policies, make(options, Spec(()), 1))
 
 
 def planned(bundle: str, options: Options, cache: Path) -> tuple[Path, Path]:

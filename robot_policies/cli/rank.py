@@ -136,10 +136,11 @@ def _plan(command: Rank, options: Options) -> Outcome:
 
 def _rank(command: Rank, options: Options) -> Outcome:
     from robot_policies import load_policy, ranking, recordings
-    from sim.ranking import refer, simulate
+    from sim.ranking import refer, require_simulable, simulate
 
     cache = command.cache.expanduser()
     policies = {name: load_policy(name) for name in command.bundles}
+    require_simulable(policies, options)
     first = next(iter(policies.values())).contract
     real = recordings.read(command.real, first, command.sources)
     references = {name: refer(name, options, cache) for name in policies}
