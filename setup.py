@@ -22,6 +22,7 @@ TRAIN = [
     "onnx>=1.17",
     "onnxscript>=0.3",
     "scipy>=1.11",
+    "scikit-learn>=1.4",
     "matplotlib>=3.8",
     "h5py>=3.10",
     "tensorboard>=2.15",
@@ -57,6 +58,7 @@ ROS = [
 TEST = [
     "pytest>=8",
     "hypothesis>=6.100",
+    'rtamt>=0.4.10; python_version < "3.12"',  # its antlr4 needs typing.io
     "cryptography>=42",
     "onnx>=1.17",
     "colcon-common-extensions",
@@ -85,7 +87,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", glob("launch/*.launch.py")),
-        (f"share/{PACKAGE}/config", glob("config/*.yaml")),
+        (f"share/{PACKAGE}/config", [*glob("config/*.yaml"), *glob("config/*.stl")]),
         # `ros2 run` and `ros2 launch` look here; pip ignores setup.cfg's install_scripts.
         (f"lib/{PACKAGE}", glob("scripts/*")),
     ],

@@ -69,7 +69,8 @@ def calibrate(
     learned, judging = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
     center, whitening = _whitening(np.concatenate([features[i] for i in learned]))
     pairs = [_pair(recording, i) for i in learned]
-    dynamics = fit(*map(np.concatenate, zip(*pairs, strict=True)), seed)
+    before, after = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    dynamics = fit(before, after, seed)
     highest = {STATES: [], DYNAMICS: []}
     for i in judging:
         scores = np.linalg.norm((features[i] - center) @ whitening, axis=1)
@@ -125,7 +126,8 @@ def _whitening(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     require("feature", (bool(living.any()), "values", "some that vary", "only constants"))
     center, spread = features.mean(0), features.std(0)
     standard = ((features - center) / np.where(living, spread, 1.0))[:, living]
-    root = np.linalg.cholesky(LedoitWolf(assume_centered=True).fit(standard).precision_)
+    precision = np.asarray(LedoitWolf(assume_centered=True).fit(standard).precision_)
+    root = np.linalg.cholesky(precision)
     matrix = np.zeros((len(center), int(living.sum())))
     matrix[living] = root / spread[living, None]
     return center, matrix

@@ -114,7 +114,7 @@ def fit(before: FloatArray, after: FloatArray, seed: int) -> Dynamics:
     weights = np.asarray(model.coef_).reshape(outputs, -1).T
     left = (change - center_after - seen @ weights)[learned.stop :]
     size = np.maximum(left.std(0), 1e-9)
-    precision = LedoitWolf(assume_centered=True).fit(left / size).precision_
+    precision = np.asarray(LedoitWolf(assume_centered=True).fit(left / size).precision_)
     whitening = np.linalg.cholesky(precision) / size[:, None]
     norm = np.linalg.norm(left @ whitening, axis=1)
     return Dynamics(

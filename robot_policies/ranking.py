@@ -250,15 +250,16 @@ def _resampled(
     _, of = np.unique(real_episodes, return_inverse=True)
     real = of.max() + 1
     sums = np.array([np.bincount(of, p, real) for p in p_values], float)
-    counts = np.bincount(of, minlength=real).astype(float)
+    counts = np.bincount(of, minlength=real)
     weights, real_weights = (_weights(n, bootstraps, generator) for n in (returns.shape[1], real))
-    return returns @ weights / float(len(weights)), (sums @ real_weights) / (counts @ real_weights)
+    means = (sums @ real_weights) / (counts @ real_weights)
+    return returns @ weights / len(weights), means.astype(float)
 
 
 def _weights(count: int, bootstraps: int, generator: np.random.Generator) -> FloatArray:
     """[count, 1 + B] how often each is drawn; in the first column once."""
     drawn = generator.multinomial(count, np.full(count, 1 / count), size=bootstraps)
-    return np.concatenate([np.ones((1, count)), drawn]).T
+    return np.concatenate([np.ones((1, count)), drawn.astype(float)]).T
 
 
 def _interval(values: FloatArray) -> Interval:
@@ -295,7 +296,7 @@ def kendall(scores: FloatArray, truth: FloatArray) -> float:
     """Kendall's tau-b."""
     from scipy.stats import kendalltau
 
-    return float(kendalltau(scores, truth)[0])
+    return float(kendalltau(scores, truth)[0])  # type: ignore[arg-type]
 
 
 def regret(scores: FloatArray, truth: FloatArray, k: int) -> float:

@@ -93,9 +93,8 @@ class Recording:
     def save(self, path: Path) -> None:
         """As an npz file that `read` reads."""
         commands = {COMMAND + name: values for name, values in self.commands.items()}
-        np.savez_compressed(
-            path, time=self.time, episode=self.episodes, **self.signals, **commands
-        )
+        arrays = {"time": self.time, "episode": self.episodes} | self.signals | commands
+        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
     def transitions(self) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
         """Signals and commands [L, Do + Da], what followed [L, Do], and which samples [L] it was.

@@ -24,8 +24,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from robot_policies import bundle as bundles
 from robot_policies import OnnxPolicy, load_policy, temporal_logic
+from robot_policies import bundle as bundles
 from robot_policies.recordings import Recording
 from robot_policies.strict import InputError, Violation, require
 from robot_policies.temporal_logic import Specification

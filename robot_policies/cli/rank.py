@@ -34,7 +34,7 @@ class Rank:
     """Rank policies before hardware: simulation, and how strange real data look to each of them.
 
     Example: robot-policies rank runs/*/bundle --real obs.npz --task arm-reach --engine mujoco \\
-        --behaviour expert --spec config/specifications/arm_reach.stl --seed 0 --output ranking
+        --behaviour expert --spec config/specification_example.stl --seed 0 --output ranking
 
     Every policy is evaluated in the same simulated episodes, and judges the same real data by a
     reference: what the behaviour that made those data looks like in the simulation that the policy

@@ -18,10 +18,7 @@ LATE = Spec((
     Term("delay", "actuator_delay", JOINTS, "set", {"choice": (3,), "probabilities": (1.0,)},
          True, None),
 ))  # fmt: skip
-SPECIFICATION = """
-    eventually[0, 2 s](always[0, 0.4 s](distance < 0.03 m))     # arrives, and stays
-    and always (joint_velocity < 20 rad/s)
-"""
+SPECIFICATION = (Path(__file__).parents[2] / "config/specification_example.stl").read_text()
 
 
 @pytest.fixture(scope="module")

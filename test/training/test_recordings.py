@@ -1,6 +1,7 @@
 """Real data: read, checked, and refused with the reason."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from robot_policies import recordings
 from robot_policies.logs import Log, Topic
 from robot_policies.recordings import Recording
 from robot_policies.strict import InputError
+from robot_policies.strict_yaml import decode_yaml
 
 CONTRACT = leg_contract()
 SOURCES = """
@@ -123,6 +125,12 @@ def test_a_log_is_sampled_at_the_control_rate_and_joints_go_by_name(tmp_path):
     assert np.median(np.diff(found.time)) == pytest.approx(0.02)
     assert not ((found.time > 2.1) & (found.time < 3)).any()  # there was nothing to tell
     assert found.commands["joint_target"][10, 1] == pytest.approx(0.5 + found.time[10])
+
+
+def test_the_example_of_sources_can_be_read():
+    example = Path(__file__).parents[2] / "config/log_sources_example.yaml"
+    found = decode_yaml(recordings.Sources, example, "sources")
+    assert found.signals["joint_position"].topic == "/joint_states"
 
 
 def test_a_log_without_a_joint_or_a_topic_is_refused(tmp_path):
