@@ -1,12 +1,16 @@
 """The whole way: real data of a changed robot, simulation, references, and a ranking."""
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from robot_policies import cli
+from robot_policies.bundle import resolve
 from sim import ranking
 from sim.randomization_terms import Spec, Term
 from sim.ranking import Options, record, simulate
@@ -81,10 +85,6 @@ def test_what_was_simulated_is_kept_and_planned(files, capsys):
 
 
 def test_equal_policies_are_inconclusive_with_strict(files, tmp_path):
-    import shutil
-
-    from robot_policies.bundle import resolve
-
     copy = shutil.copytree(resolve("zoo:arm-reach"), tmp_path / "copy")
     bundles = ("zoo:arm-reach", str(copy))
     assert rank(files, bundles=bundles) == 0
@@ -143,3 +143,28 @@ def test_every_task_says_what_may_be_looked_at():
     assert (units["tilt"], units["position_error"], units["distance"]) == ("rad", "m", "m")
     task.reset(seed=0)
     assert watched.look(task)["tilt"].shape == (2,)
+
+
+# The page, as a browser sees it.
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+def test_the_page_shows_the_table_without_an_error_or_a_network(files, tmp_path):
+    given = ("--spec", str(files / "arrive.stl"), "--output", str(tmp_path / "ranking"))
+    assert rank(files, *given) == 0
+    page = tmp_path / "ranking/ranking.html"
+    quiet = ("background-networking", "component-update", "sync", "extensions", "gpu")
+    shown = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", "--enable-logging=stderr",
+         "--host-resolver-rules=MAP * ~NOTFOUND",
+         *(f"--disable-{what}" for what in quiet), f"--user-data-dir={tmp_path / 'profile'}",
+         f"--log-net-log={tmp_path / 'net.json'}", f"--screenshot={tmp_path / 'page.png'}",
+         "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in shown.stderr
+    assert "<td>zoo:arm-reach</td>" in shown.stdout and "<svg" in shown.stdout
+    requests = re.findall(r'"url":"(https?://[^"]+)"', (tmp_path / "net.json").read_text())
+    assert [url for url in requests if "google" not in url] == []  # Chromium's own
