@@ -233,7 +233,7 @@ def both(
         chunk = policy.generate(observation, onboard.sampler, noise)
         action, taken, told = chunk.action, chunk.iterations.numpy(), onboard.last.iterations
         assert told is not None
-    difference = (torch.from_numpy(onboard.last.raw_action) - action) / policy.action_range
+    difference = (torch.from_numpy(onboard.last.raw_action) - action) / policy.action_scale
     return difference.abs().max().item(), taken, told
 
 
@@ -255,7 +255,7 @@ def learn(policy: ChunkPolicy, options: Parity) -> Callable[[int], tuple[Tensor,
         return latent @ seen_by + 0.3 * before, actions
 
     observation, actions = (x.flatten(0, 1) for x in take(4096))
-    policy.normalise_by(observation.mean(0), observation.std(0), actions.amin(0), actions.amax(0))
+    policy.normalise_by(observation, actions)
     valid = torch.ones(128, sizes.prediction_steps)
     train = training_step(policy, lambda: (*take(128), valid))
     for _ in range(options.steps):

@@ -320,7 +320,7 @@ def first_chunks(
         (plan,) = (plan for plan in network.samplers() if plan.name == sampler)
         noise = [network.noise_for(plan, len(starts), generator) for _ in range(draws)]
         samples = [network.generate(observation, plan, drawn).sample for drawn in noise]
-    commands = torch.stack(samples, dim=1) * network.action_range + network.action_center
+    commands = torch.stack(samples, dim=1) * network.action_scale + network.action_mean
     return (commands + network.base(observation)[:, None, None]).double().numpy()
 
 

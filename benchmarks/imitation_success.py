@@ -84,7 +84,7 @@ class Options:
     """Of meta-world/."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training."""
-    cpu_s: float = 75.0
+    cpu_s: float = 90.0
     """CPU time of training, for each policy."""
     demonstrations: int = 300
     """Episodes of each task."""

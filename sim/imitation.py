@@ -291,9 +291,7 @@ def new_policy(config: ImitationConfig, learned: Samples, interface: Interface) 
         policy.reference.copy_(reference(interface))
     observation, actions, valid = learned.take(torch.arange(len(learned)))
     relative = (actions - policy.base(observation).unsqueeze(1))[valid > 0]
-    seen = observation[:, -1].double()
-    std = seen.std(0) if len(seen) > 1 else torch.zeros_like(seen[0])
-    policy.normalise_by(seen.mean(0).float(), std.float(), relative.amin(0), relative.amax(0))
+    policy.normalise_by(observation[:, -1], relative)
     return policy
 
 

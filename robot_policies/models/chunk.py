@@ -26,13 +26,19 @@ from torch import Tensor, nn
 from robot_policies.contract import FRESH, GRADIENT_NORM, SAMPLE, Sampler
 from robot_policies.models.trunk import Sizes
 
+SAMPLE_STD = 1.0
+"""Standard deviation of the demonstrated actions, normalised, where that of the noise is 1. Mapped
+to -1 to 1 instead, as is common, actions that are mostly small drown in the noise: rare large
+ones set the range."""
+
 
 class ChunkPolicy(nn.Module, ABC):
     """Encodes an observation, and refines a sample by it; a subclass says how.
 
-    The buffers `observation_mean` and `observation_scale` [Do], `action_center` and
-    `action_range` [Da] map to and from normalised numbers, and `reference` [Do, Da] chooses what
-    actions are relative to; see `normalise_by`.
+    The buffers `observation_mean` and `observation_scale` [Do], `action_mean` and `action_scale`
+    [Da] map to and from normalised numbers, `sample_low` and `sample_high` [Da] are the data's
+    limits of a sample, and `reference` [Do, Da] chooses what actions are relative to; see
+    `normalise_by`.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -44,8 +50,10 @@ class ChunkPolicy(nn.Module, ABC):
 
     observation_mean: Tensor
     observation_scale: Tensor
-    action_center: Tensor
-    action_range: Tensor
+    action_mean: Tensor
+    action_scale: Tensor
+    sample_low: Tensor
+    sample_high: Tensor
     reference: Tensor
 
     def __init__(self, sizes: Sizes, execution_steps: int) -> None:
@@ -57,8 +65,10 @@ class ChunkPolicy(nn.Module, ABC):
         self.sizes, self.execution_steps = sizes, execution_steps
         self.register_buffer("observation_mean", torch.zeros(sizes.observation_size))
         self.register_buffer("observation_scale", torch.ones(sizes.observation_size))
-        self.register_buffer("action_center", torch.zeros(sizes.action_size))
-        self.register_buffer("action_range", torch.ones(sizes.action_size))
+        for name, value in (("mean", 0.0), ("scale", 1.0)):
+            self.register_buffer(f"action_{name}", torch.full((sizes.action_size,), value))
+        for name, value in (("low", -1.0), ("high", 1.0)):
+            self.register_buffer(f"sample_{name}", torch.full((sizes.action_size,), value))
         nothing = torch.zeros(sizes.observation_size, sizes.action_size)
         self.register_buffer("reference", nothing)
 
@@ -107,19 +117,22 @@ class ChunkPolicy(nn.Module, ABC):
         following, *told = self.refine(context, sample, schedule, fresh)
         return (following, self.action(following, base), *told)
 
-    def normalise_by(self, mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> None:
-        """Take mean and standard deviation [Do] of observations, lowest and highest action [Da].
+    def normalise_by(self, observations: Tensor, actions: Tensor) -> None:
+        """Standardise by the data: observations [N, Do], and actions [M, Da] less their reference.
 
-        Those of actions less their `reference`, which is to be set before. Observations are
-        standardised, actions mapped to -1 to 1. A number that never changes in the data tells
-        nothing, and is ignored; an action that never changes is always given.
+        Observations get the standard deviation 1, actions that of SAMPLE_STD. A number that never
+        changes in the data tells nothing, and is ignored; an action that never changes is always
+        given.
         """
-        constant = std < 1e-6 * mean.abs().clamp(min=1.0)
-        inverse = torch.where(constant, torch.zeros_like(std), 1 / std)
+        mean, std = _mean_and_std(observations)
         self.observation_mean.copy_(mean)
-        self.observation_scale.copy_(inverse)
-        self.action_center.copy_((low + high) / 2)
-        self.action_range.copy_((high - low) / 2)
+        self.observation_scale.copy_(torch.where(std > 0, 1 / std, 0.0))
+        mean, std = _mean_and_std(actions)
+        self.action_mean.copy_(mean)
+        self.action_scale.copy_(std / SAMPLE_STD)
+        divisor = torch.where(std > 0, self.action_scale, 1.0)
+        self.sample_low.copy_((actions.amin(0) - mean) / divisor)
+        self.sample_high.copy_((actions.amax(0) - mean) / divisor)
 
     def seen(self, observation: Tensor) -> Tensor:
         """Observation [B, To, Do] as measured -> normalised."""
@@ -137,13 +150,13 @@ class ChunkPolicy(nn.Module, ABC):
 
     def normalised(self, actions: Tensor, observation: Tensor) -> Tensor:
         """Actions [B, Tp, Da] in their unit, after an observation [B, To, Do] -> a sample."""
-        divisor = torch.where(self.action_range > 0, self.action_range, 1.0)
+        divisor = torch.where(self.action_scale > 0, self.action_scale, 1.0)
         relative = actions - self.base(observation).unsqueeze(1)
-        return (relative - self.action_center) / divisor
+        return (relative - self.action_mean) / divisor
 
     def action(self, sample: Tensor, base: Tensor) -> Tensor:
         """A sample, and what it is relative to [B, Da] -> executed actions [B, Ta, Da]."""
-        relative = sample[:, : self.execution_steps] * self.action_range + self.action_center
+        relative = sample[:, : self.execution_steps] * self.action_scale + self.action_mean
         return relative + base.unsqueeze(1)
 
     @torch.no_grad()
@@ -194,6 +207,13 @@ class Chunk:
     """[B] each, of the sample that the last step began with."""
     iterations: Tensor
     """[B] steps that changed the sample."""
+
+
+def _mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
+    """[W] of [N, W], in double precision; exactly 0 for what never changes but by rounding."""
+    mean, std = values.double().mean(0), values.double().std(0, correction=0)
+    constant = std < 1e-6 * mean.abs().clamp(min=1.0)
+    return mean.float(), torch.where(constant, 0.0, std).float()
 
 
 def mean_square(error: Tensor, valid: Tensor) -> Tensor:

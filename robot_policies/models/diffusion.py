@@ -1,11 +1,11 @@
 """Diffusion Policy: a chunk is denoised step by step (arXiv 2303.04137).
 
 Training and schedules are diffusers' DDPM: 100 levels, squared cosine, the clean chunk is clipped
-to -1 to 1. The velocity is predicted (arXiv 2202.00512), not the noise as in the paper: at the
-first levels, which are almost pure noise, the noise does not tell what is clean. Sampling by DDPM,
-or by DDIM (arXiv 2010.02502) with "trailing" levels, which begin at pure noise and ask for the
-velocity (arXiv 2305.08891). A row of a schedule has the coefficients of one step, so that one
-graph serves all samplers.
+to the data's range. The velocity is predicted (arXiv 2202.00512), not the noise as in the paper:
+at the first levels, which are almost pure noise, the noise does not tell what is clean. Sampling
+by DDPM, or by DDIM (arXiv 2010.02502) with "trailing" levels, which begin at pure noise and ask
+for the velocity (arXiv 2305.08891). A row of a schedule has the coefficients of one step, so that
+one graph serves all samplers.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class DiffusionPolicy(TimedPolicy):
         assert fresh is not None
         velocity = self.predict(context, sample, schedule[:, :1])
         row = schedule[:, 1:].unsqueeze(-1).unsqueeze(-1).unbind(1)
-        clean = (row[0] * sample + row[1] * velocity).clamp(-1.0, 1.0)
+        clean = row[0] * sample + row[1] * velocity
+        clean = torch.maximum(torch.minimum(clean, self.sample_high), self.sample_low)
         return (row[2] * clean + row[3] * sample + row[4] * velocity + row[5] * fresh,)
 
     def loss(self, observation: Tensor, actions: Tensor, valid: Tensor) -> Tensor:

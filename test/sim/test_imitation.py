@@ -101,7 +101,7 @@ def test_commanded_positions_are_learned_relative_to_measured_ones(data):
     relative = new_policy(config(data), learned, interface)
     absolute = new_policy(config(data, relative=False), learned, interface)
     assert relative.reference.argmax(0).tolist() == [0, 1]
-    assert (relative.action_range < 0.8 * absolute.action_range).all()
+    assert (relative.action_scale < 0.8 * absolute.action_scale).all()
     observation, *_ = learned.take(torch.tensor([3]))
     assert torch.equal(relative.base(observation), observation[:, -1, :2])
     assert absolute.base(observation).eq(0).all()

@@ -52,10 +52,8 @@ def make(kind: str, sizes: Sizes = SIZES, seed: int = 0) -> ChunkPolicy:
     size, actions = sizes.observation_size, sizes.action_size
     policy.reference[0, 0] = 1.0
     policy.normalise_by(
-        torch.randn(size),
-        0.5 + torch.rand(size),
-        -1 - torch.rand(actions),
-        1 + torch.rand(actions),
+        torch.randn(size) + (0.5 + torch.rand(size)) * torch.randn(100, size),
+        torch.randn(actions) + (0.5 + torch.rand(actions)) * torch.randn(100, actions),
     )
     return policy.eval()
 
@@ -138,6 +136,13 @@ def test_the_gradient_of_the_energy_is_exact():
 # Samplers.
 
 
+def clipped_to_one(policy: ChunkPolicy) -> ChunkPolicy:
+    """As diffusers' schedulers clip, which know no data."""
+    policy.sample_low.fill_(-1.0)
+    policy.sample_high.fill_(1.0)
+    return policy
+
+
 @pytest.mark.parametrize("steps", [5, 10])
 def test_ddim_is_that_of_diffusers(steps):
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -147,7 +152,7 @@ def test_ddim_is_that_of_diffusers(steps):
         prediction_type="v_prediction",
     )  # fmt: skip
     theirs.set_timesteps(steps)
-    policy = make("diffusion")
+    policy = clipped_to_one(make("diffusion"))
     context, _ = policy.look(torch.randn(3, 2, 5))
     sample = mine = torch.randn(3, 8, 3)
     with torch.no_grad():
@@ -163,7 +168,7 @@ def test_ddpm_is_that_of_diffusers():
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     theirs = DDPMScheduler(100, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    policy = make("diffusion")
+    policy = clipped_to_one(make("diffusion"))
     context, _ = policy.look(torch.randn(3, 2, 5))
     for level, row in zip(reversed(range(100)), ddpm_rows(), strict=True):
         sample = torch.randn(3, 8, 3)
@@ -189,7 +194,7 @@ MODES = Sizes(1, 1, 4, 1, patch=2, width=32, layers=1, heads=2)
 def share_at_modes(kind: str, sampler: str, steps: int = 500) -> tuple[float, float]:
     """Share of samples that commit to a mode, and that of the rarer mode among them."""
     policy = make(kind, MODES)
-    policy.normalise_by(torch.zeros(1), torch.ones(1), -torch.ones(1), torch.ones(1))
+    policy.normalise_by(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-1.0], [1.0]]))
     optimiser = torch.optim.AdamW(policy.train().parameters(), lr=3e-3)
     for _ in range(steps):
         sign = torch.randint(2, (128, 1, 1)) * 2.0 - 1.0
@@ -309,7 +314,19 @@ def test_an_operator_that_onnx_has_not_is_named_with_its_module():
 
 def test_a_number_that_never_changes_is_ignored_and_an_action_that_never_changes_is_given():
     policy = make("flow")
-    mean, std = torch.ones(5), torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])
-    policy.normalise_by(mean, std, torch.tensor([-1.0, 2.0, -1.0]), torch.tensor([1.0, 2.0, 3.0]))
+    observations, actions = torch.randn(9, 5), torch.randn(9, 3)
+    observations[:, 1], actions[:, 1] = 1.0, 2.0
+    policy.normalise_by(observations, actions)
     assert policy.seen(torch.full((1, 2, 5), 7.0))[0, 0, 1] == 0
     assert policy.action(torch.randn(1, 8, 3), torch.zeros(1, 3))[0, :, 1].eq(2.0).all()
+
+
+def test_actions_are_standardised_and_clipped_to_the_data():
+    actions = torch.tensor([1.0, -2.0, 0.0]) + 0.1 * torch.randn(1000, 3)
+    observations = torch.randn(1000, 5)
+    policy = make("diffusion")
+    policy.normalise_by(observations, actions)
+    sample = policy.normalised(actions[:, None], torch.zeros(1000, 2, 5))
+    assert sample.flatten(0, 1).std(0) == pytest.approx([1.0] * 3, abs=1e-3)
+    assert torch.allclose(sample.amax((0, 1)), policy.sample_high)
+    assert torch.allclose(sample.amin((0, 1)), policy.sample_low)
