@@ -35,7 +35,7 @@ EBT_LANGEVIN = (0.2, 0.002)
 """Standard deviation of the noise before the first and the last step of the refinement."""
 MOST_STEPS = 20
 STOP_BELOW = 0.02
-"""Root mean square of the gradient: less moves no action by a hundredth of its range."""
+"""Root mean square of the gradient: less moves an action by a fiftieth of its deviation."""
 
 
 class EnergyPolicy(ChunkPolicy):
