@@ -224,15 +224,19 @@ def own_randomization(bundle: str) -> Spec:
 
 def record(options: Options, spec: Spec) -> Recording:
     """The behaviour in episodes of the task, as a policy is told of them."""
-    count = options.reference_episodes
-    task = make(options, spec, count)
+    task = make(options, spec, options.reference_episodes)
+    return of_demonstrations(demonstrate(task, options), task)
+
+
+def demonstrate(task: Task, options: Options) -> list[Demonstration]:
+    """The behaviour in `reference_episodes` of a task."""
     if options.behaviour == EXPERT:
         player: experts.Expert = experts.make(options.task, task.scene, options.seed)
     else:
         policy = load_policy(options.behaviour)
         require_fit({options.behaviour: policy}, task)
         player = _Player(Driver(policy, task), task, options.seed)
-    return of_demonstrations(list(islice(attempts(task, player, options.seed, 0), count)), task)
+    return list(islice(attempts(task, player, options.seed, 0), options.reference_episodes))
 
 
 def of_demonstrations(episodes: list[Demonstration], task: Task) -> Recording:
