@@ -194,31 +194,33 @@ def windowed(
     """Values [..., T] aggregated over the window of every time; `neutral` beyond the ends."""
     library = _library(values[0])
     length = values[0].shape[-1]
+    begin = min(window.begin, length)
     width = length if window.end is None else min(window.end - window.begin + 1, length)
     if window.past:
         values = tuple(library.flip(value, (-1,)) for value in values)
-    shift = _shifter(library, neutral)
-    values, reached = shift(values, window.begin), 1
+    values = tuple(
+        _padded(library, value, begin + width - 1, beyond)[..., begin:]
+        for value, beyond in zip(values, neutral, strict=True)
+    )
+    reached = 1
     while reached < width:
         step = min(reached, width - reached)
-        values, reached = combine(library, values, shift(values, step)), reached + step
+        earlier, later = (
+            tuple(value[..., part] for value in values)
+            for part in (slice(None, -step), slice(step, None))
+        )
+        values, reached = combine(library, earlier, later), reached + step
     if window.past:
         values = tuple(library.flip(value, (-1,)) for value in values)
     return values
 
 
-def _shifter(
-    library: Any, neutral: tuple[float, ...]
-) -> Callable[[Piece, int], Piece]:  # fmt: skip
-    def shifted(value: Array, by: int, beyond: float) -> Array:
-        by = min(by, value.shape[-1])
-        filled = library.full_like(value[..., :by], beyond)
-        return library.concatenate((value[..., by:], filled), -1)
-
-    return lambda values, by: (
-        values if by == 0
-        else tuple(shifted(v, by, beyond) for v, beyond in zip(values, neutral, strict=True))
-    )  # fmt: skip
+def _padded(library: Any, value: Array, by: int, beyond: float) -> Array:
+    """[..., T + by], the new ones `beyond`."""
+    if by == 0:
+        return value
+    wide = library.broadcast_to(value[..., :1], (*value.shape[:-1], by))
+    return library.concatenate((value, library.full_like(wide, beyond)), -1)
 
 
 def _library(array: Array) -> ModuleType:
