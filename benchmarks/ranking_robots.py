@@ -180,7 +180,7 @@ ARM = Experiment(
         "underdamped servos": Robot((fixed("kd", JOINTS, "scale", 0.4),)),
     },
     hidden={
-        "tool of 1.5 kg": Robot((fixed("mass", TOOL, "add", 1.5),)),
+        "tool of 2 kg": Robot((fixed("mass", TOOL, "add", 2.0),)),
         "heavy links": Robot((fixed("mass_and_inertia", LINKS, "scale", 1.6),)),
         "soft servos": Robot((fixed("kp", JOINTS, "scale", 0.35),)),
         "worn gears": Robot((fixed("damping", JOINTS, "scale", 6.0),)),
