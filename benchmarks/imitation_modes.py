@@ -102,9 +102,9 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training."""
     data_seed: int = 7
-    cpu_s: float = 240.0
+    cpu_s: float = 360.0
     """CPU time of training, for each network."""
-    demonstrations: int = 1500
+    demonstrations: int = 3000
     """Fewer starts are learned by heart, each with the one side that was shown there."""
     episodes: int = 100
     """Of each policy and training seed."""
