@@ -11,6 +11,7 @@ are not seen. A sample's p-value is the mean of both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_policies import dynamics, ood
+from robot_policies.contract import ENERGY
 from robot_policies.recordings import Recording, asked
 from robot_policies.runtime import OnnxPolicy
 from robot_policies.strict import InputError, Violation
 
 FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
 LOW_RANK = 2.0
 """Effective rank of the features below which everything looks as it should."""
 WORST = 3
@@ -34,7 +37,7 @@ class Options:
     """How samples are judged."""
 
     detector: str = "mahalanobis"
-    """Of robot_policies.ood."""
+    """Of robot_policies.ood; or energy, that of an energy-based policy's chunks."""
     shown: Literal["observations", "features"] = "observations"
     """What the channel of states looks at: what the policy is shown, or what it makes of that."""
     dynamics: bool = True
@@ -69,8 +72,12 @@ def judge(
     real, reference = real.of(policy.contract), reference.of(policy.contract)
     shown = _features if options.shown == "features" else _observations
     known = ood.Reference(shown(policy, reference), reference.episodes)
-    states = ood.calibrate(options.detector, known, seed)
-    scores = states.score(shown(policy, real))
+    if options.detector == ENERGY:
+        states = ood.Judge.of_scores(_energies(policy, reference))
+        scores = _energies(policy, real)
+    else:
+        states = ood.calibrate(options.detector, known, seed)
+        scores = states.score(shown(policy, real))
     channels, judged = {"states": states.p_of_scores(scores)}, np.arange(len(real))
     flags = ["saturated"] if states.saturated(scores) else []
     if known.effective_rank < LOW_RANK:
@@ -105,11 +112,28 @@ def _observations(policy: OnnxPolicy, recording: Recording) -> FloatArray:
 
 
 def _features(policy: OnnxPolicy, recording: Recording) -> FloatArray:
-    """[M, F] as the policy goes through the recording, every episode from its beginning."""
+    """[M, F] as the policy goes through the recording."""
     if policy.contract.feature is None:
         mend = "look at observations, or export it with a feature"
         name = policy.contract.name
         raise InputError([Violation(name, "a policy that gives features", "none", mend)])
+    return _played(policy, recording, lambda: policy.last.feature)
+
+
+def _energies(policy: OnnxPolicy, recording: Recording) -> FloatArray:
+    """[M] of the chunk that the policy makes of every sample."""
+    refinement = policy.contract.refinement
+    if refinement is None or ENERGY not in refinement.told:
+        mend = "choose another detector"
+        name = policy.contract.name
+        raise InputError([Violation(name, "an energy-based policy", "another one", mend)])
+    return _played(policy, recording, lambda: policy.last.told[ENERGY][:, None])[:, 0]
+
+
+def _played(
+    policy: OnnxPolicy, recording: Recording, look: Callable[[], Float32Array | None]
+) -> FloatArray:  # fmt: skip
+    """[M, F] what is seen of the policy, as it goes through every episode from its beginning."""
     starts = recording.starts
     lengths = np.diff(starts)
     policy.reset(len(lengths))
@@ -117,9 +141,9 @@ def _features(policy: OnnxPolicy, recording: Recording) -> FloatArray:
     for step in range(int(lengths.max())):
         rows = starts[:-1] + np.minimum(step, lengths - 1)
         policy.step({n: v[rows].astype(np.float32) for n, v in recording.signals.items()})
-        feature = policy.last.feature
-        assert feature is not None
-        found.append(feature.astype(float))
+        seen = look()
+        assert seen is not None
+        found.append(seen.astype(float))
     steps = np.stack(found, axis=1)
     return np.concatenate([steps[i, :length] for i, length in enumerate(lengths)])
 

@@ -25,18 +25,32 @@ ROW_HEIGHT = 0.28
 
 def table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text."""
+    headings, rows = short_table(ranking)
+    strangest = [", ".join(row.worst_dimensions) for row in ranking.rows]
+    return [*headings, "strangest"], [[*c, s] for c, s in zip(rows, strangest, strict=True)]
+
+
+def short_table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
+    """The same without what looks strange to each policy, for a terminal."""
     headings = [
         "rank", "policy", "score", "simulated return", "its rank", "p of real data", "P(best)",
-        f"P(top {ranking.top})", "specification", "strangest", "flags",
+        f"P(top {ranking.top})", "specification", "flags",
     ]  # fmt: skip
     return headings, [_cells(number, row) for number, row in enumerate(ranking.rows, 1)]
+
+
+def strangest(ranking: Ranking) -> list[str]:
+    """A line for each set of observations that looks strangest to some policies, and to which."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in ranking.rows:
+        found.setdefault(row.worst_dimensions, []).append(row.name)
+    return [f"strangest to {', '.join(who)}: {', '.join(what)}" for what, who in found.items()]
 
 
 def _cells(number: int, row: Row) -> list[str]:
     return [
         str(number), row.name, _text(row.score), _text(row.simulation), str(row.simulation_rank),
-        _text(row.p), f"{row.best:.2f}", f"{row.top:.2f}", _gate(row),
-        ", ".join(row.worst_dimensions), ", ".join(row.flags),
+        _text(row.p), f"{row.best:.2f}", f"{row.top:.2f}", _gate(row), ", ".join(row.flags),
     ]  # fmt: skip
 
 

@@ -63,6 +63,8 @@ class Options:
     behaviour: str = EXPERT
     """What made the real data: expert, or a bundle."""
     reference_episodes: int = 40
+    reference: Path | None = None
+    """What was randomised in the training of bundles that do not say it themselves."""
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -188,7 +190,7 @@ def refer(bundle: str, options: Options, cache: Path) -> Recording:
     """
     _, file = planned(bundle, options, cache)
     if not file.exists():
-        found = record(options, own_randomization(bundle))
+        found = record(options, own_randomization(bundle, options.reference))
         _keep(file, {
             "time": found.time, "episode": found.episodes,
             **{f"signal {name}": value for name, value in found.signals.items()},
@@ -202,13 +204,15 @@ def refer(bundle: str, options: Options, cache: Path) -> Recording:
         return Recording(parts["signal "], parts["command "], archive["time"], archive["episode"])
 
 
-def own_randomization(bundle: str) -> Spec:
-    """What a bundle's training.yaml says of it."""
+def own_randomization(bundle: str, otherwise: Path | None = None) -> Spec:
+    """What a bundle's training.yaml says of it, or a file, where that says nothing."""
     found = bundles.read(bundle)
     document = yaml.safe_load(found.content["training.yaml"])
     configuration = document.get("configuration", {}) if isinstance(document, Mapping) else {}
+    if "randomization" not in configuration and otherwise is not None:
+        return load(otherwise)
     if "randomization" not in configuration:
-        mend = "rank bundles of `robot-policies train TASK/ppo`, or give their randomisations"
+        mend = "give it with --reference; `terms: []` in the file randomises nothing"
         raise InputError([
             Violation(f"{bundle}, training.yaml", "configuration.randomization", "none", mend)
         ])  # fmt: skip
@@ -296,6 +300,8 @@ def _decided_reference(bundle: str, options: Options) -> dict[str, Any]:
     found = _decided(bundle, options, ("behaviour", "reference_episodes"))
     if options.behaviour != EXPERT:
         found["behaviour"] = evaluation.digest(options.behaviour)
+    if options.reference is not None:
+        found["reference"] = _digest(options.reference.read_bytes())
     return found
 
 

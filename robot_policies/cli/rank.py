@@ -59,6 +59,9 @@ class Rank:
     """YAML that says where the signals are in a log, as config/log_sources_example.yaml."""
     randomization: Path | None = None
     """YAML with what is randomised in the evaluation."""
+    reference: Path | None = None
+    """YAML with what was randomised where policies were trained, for those that do not say it
+    themselves, such as ones from demonstrations."""
     robot: Path | None = None
     """YAML with a robot of your own."""
     spec: Path | None = None
@@ -72,10 +75,11 @@ class Rank:
     """k, of P(in top k), and of what --strict demands to be clear."""
     combiner: Literal["calibrated-product", "rank-sum", "gate-then-sort"] = "calibrated-product"
     detector: Literal[
-        "mahalanobis", "neighbours", "distillation", "disagreement", "reconstruction"
+        "mahalanobis", "neighbours", "distillation", "disagreement", "reconstruction", "energy"
     ] = "mahalanobis"  # fmt: skip
+    """energy: that of an energy-based policy's own chunks."""
     shown: Literal["observations", "features"] = "observations"
-    """What the detector looks at."""
+    """What the other detectors look at."""
     bootstraps: int = 1000
     strict: bool = False
     """Exit 4 where the ranking is inconclusive."""
@@ -102,8 +106,8 @@ class Rank:
             raise UsageError("bundles: expected one or more, found none")
         if self.behaviour != "expert":
             require_bundle(self.behaviour)
-        given = [path for path in (self.randomization, self.robot, self.sources) if path]
-        require_files("a YAML file", given)
+        given = [self.randomization, self.reference, self.robot, self.sources]
+        require_files("a YAML file", [path for path in given if path])
         require_files("a specification", [] if self.spec is None else [self.spec])
         if self.output is not None and self.output.exists():
             raise UsageError(f"{self.output}: expected no such folder yet; give a new name")
@@ -117,7 +121,7 @@ class Rank:
         return Options(
             self.task, self.engine, self.seed, self.randomization, self.robot, self.episodes,
             specification=text, behaviour=self.behaviour,
-            reference_episodes=self.reference_episodes,
+            reference_episodes=self.reference_episodes, reference=self.reference,
         )  # fmt: skip
 
 
@@ -215,7 +219,8 @@ def _outcome(
         "rows": [asdict(row) for row in found.rows],
         "checks": [asdict(check) for check in checked], "worst_episodes": worst,
     }  # fmt: skip
-    shown: list[Any] = [rich_table(*ranking_page.table(found)), *about]
+    first = ranking_page.strangest(found)[: command.top]
+    shown: list[Any] = [rich_table(*ranking_page.short_table(found)), *first, *about]
     if command.output is not None:
         _write(command.output, found, about, checked, document)
         shown.append(f"wrote {command.output / 'ranking.html'}")

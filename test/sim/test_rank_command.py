@@ -107,6 +107,29 @@ def test_when_no_policy_keeps_the_specification_none_should_go(files, tmp_path, 
     assert "none should go on the robot" in capsys.readouterr().out
 
 
+def test_policies_from_demonstrations_are_ranked_by_what_energy_they_give_real_data(
+    tmp_path, capsys
+):
+    """They do not say what was randomised: --reference does."""
+    (tmp_path / "nothing.yaml").write_text("terms: []")
+    options = Options("meta-world/push", "mujoco", seed=9, reference_episodes=4)
+    record(options, Spec(())).save(tmp_path / "real.npz")
+
+    def call(*more):
+        return cli.main([
+            "rank", "zoo:energy-pick-place", "--real", str(tmp_path / "real.npz"), "--task",
+            "meta-world/push", "--engine", "mujoco", "--behaviour", "expert", "--seed", "0",
+            "--episodes", "3", "--reference-episodes", "4", "--cache", str(tmp_path / "cache"),
+            "--detector", "energy", *more,
+        ])  # fmt: skip
+
+    assert call() == 2
+    assert "give it with --reference" in capsys.readouterr().err
+    assert call("--reference", str(tmp_path / "nothing.yaml"), "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert 0.3 < row["p"]["value"] < 0.7
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
