@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_policies import logs
+from robot_policies import flights, logs
 from robot_policies.contract import Action, Contract, Observation
-from robot_policies.strict import InputError, Violation
+from robot_policies.strict import OMITTED, InputError, Violation
 from robot_policies.strict_yaml import decode_yaml
 
 FloatArray = NDArray[np.float64]
@@ -117,11 +117,23 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Flight:
+    """Topics that a quadrotor's signals are made of, as onboard (robot_policies.flights)."""
+
+    odometry: str
+    """nav_msgs/Odometry"""
+    setpoint: str
+    """trajectory_msgs/MultiDOFJointTrajectory"""
+
+
+@dataclass(frozen=True)
 class Sources:
     """Signal or command -> where it is."""
 
-    signals: dict[str, Source]
-    commands: dict[str, Source] = field(default_factory=dict)
+    signals: dict[str, Source] = field(default_factory=dict, metadata=OMITTED)
+    commands: dict[str, Source] = field(default_factory=dict, metadata=OMITTED)
+    quadrotor: Flight | None = field(default=None, metadata=OMITTED)
+    """What tells the signals that `signals` does not name."""
 
 
 @dataclass(frozen=True)
@@ -200,22 +212,12 @@ def _array_violations(
 
 def _from_log(log: logs.Log, sources: Sources, contract: Contract) -> Recording:
     """Sampled at the control rate, with the newest message of each topic."""
-    wanted = {s.name: sources.signals.get(s.name) for s in asked(contract)}
-    missing = [
-        Violation(f"sources.signals.{name}", "a topic and a field", "nothing", "say where it is")
-        for name, source in wanted.items()
-        if source is None
-    ]
-    if missing:
-        raise InputError(missing)
+    columns = _signal_columns(log, sources, contract)
     given = {
-        a.name: sources.commands[a.name] for a in contract.action if a.name in sources.commands
-    }
-    described = {s.name: s for s in (*asked(contract), *contract.action)}
-    topics = {
-        name: _column(log, source, described[name])
-        for name, source in (wanted | given).items() if source is not None
+        action.name: _column(log, sources.commands[action.name], action)
+        for action in contract.action if action.name in sources.commands
     }  # fmt: skip
+    topics = columns | given
     begin = max(time[0] for time, _ in topics.values())
     end = min(time[-1] for time, _ in topics.values())
     interval = 1 / contract.timing.control_hz
@@ -226,9 +228,35 @@ def _from_log(log: logs.Log, sources: Sources, contract: Contract) -> Recording:
     fresh = age <= GAP_STEPS * interval
     held = {n: topics[n][1][index][fresh] for n, index in newest.items()}
     return Recording(
-        {name: held[name] for name in wanted}, {name: held[name] for name in given},
+        {name: held[name] for name in columns}, {name: held[name] for name in given},
         clock[fresh], np.zeros(fresh.sum(), np.int64),
     )  # fmt: skip
+
+
+def _signal_columns(
+    log: logs.Log, sources: Sources, contract: Contract
+) -> dict[str, tuple[FloatArray, FloatArray]]:  # fmt: skip
+    """Signal -> times [T] and values [T, *shape]."""
+    flown = {}
+    if sources.quadrotor is not None:
+        try:
+            flown = flights.signals(log, sources.quadrotor.odometry, sources.quadrotor.setpoint)
+        except KeyError as error:
+            found = str(error)
+            violation = Violation("sources.quadrotor", "a recorded topic", found, "record it")
+            raise InputError([violation]) from None
+    known = {*sources.signals, *flown}
+    if missing := [s.name for s in asked(contract) if s.name not in known]:
+        expected = "a topic and a field"
+        raise InputError([
+            Violation(f"sources.signals.{name}", expected, "nothing", "say where it is")
+            for name in missing
+        ])  # fmt: skip
+    return {
+        s.name: _column(log, sources.signals[s.name], s) if s.name in sources.signals
+        else flown[s.name]
+        for s in asked(contract)
+    }  # fmt: skip
 
 
 def _column(

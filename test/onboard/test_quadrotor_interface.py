@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from deploy.quadrotor import QuadrotorInterface
-from robot_policies import rotation
+from robot_policies import flights, rotation
 from robot_policies.bundle import read
+from robot_policies.logs import Log, Topic
 from robot_policies.strict import ContractError
 
 
@@ -89,6 +90,37 @@ def test_an_old_moving_setpoint_is_held_at_rest(interface):
     reading = interface.read(odometry(), 1.5)
     assert "stale" in reading.warning
     assert reading.signals["linear_velocity_error"] == pytest.approx(np.zeros((1, 3)))
+
+
+def test_a_log_tells_what_was_told_onboard(interface):
+    generator = np.random.default_rng(0)
+    attitudes = generator.normal(size=(6, 4))
+    attitudes /= np.linalg.norm(attitudes, axis=1, keepdims=True)
+    flown = {name: generator.normal(size=(6, 3)) for name in ("position", "velocity", "rates")}
+    aims, yaws, speeds = generator.normal(size=(2, 3)), (0.5, -2.0), ((0.3, 0, 0.1), None)
+    nan = np.full(3, np.nan)
+    log = Log(0, {
+        "/odometry": Topic("/odometry", "", 0.1 * np.arange(6), {
+            "position": flown["position"], "quaternion_xyzw": attitudes,
+            "linear_velocity": flown["velocity"], "angular_velocity": flown["rates"],
+        }),
+        "/setpoint": Topic("/setpoint", "", np.array([0.15, 0.35]), {
+            "position": aims, "quaternion_xyzw": rotation.from_yaw(np.array(yaws)),
+            "linear_velocity": np.array([nan if v is None else v for v in speeds]),
+        }),
+    })  # fmt: skip
+    found = flights.signals(log, "/odometry", "/setpoint")
+    for row, index in enumerate(range(2, 6)):  # before 0.15 s there was no set-point
+        aim = int(index >= 4)
+        interface.take_setpoint(setpoint(aims[aim], yaws[aim], speeds[aim]), 0.1 * index)
+        message = odometry(
+            0.1 * index, flown["position"][index], vector(*attitudes[index]),
+            flown["velocity"][index], flown["rates"][index],
+        )  # fmt: skip
+        told = interface.read(message, 0.1 * index).signals
+        for name, (time, values) in found.items():
+            assert time[row] == pytest.approx(0.1 * index)
+            np.testing.assert_allclose(values[row], told[name][0], atol=1e-9)
 
 
 @pytest.mark.parametrize(
